@@ -1,0 +1,52 @@
+"""Every error that the packages raise on purpose, under one base class.
+
+    AISPError
+    ├── ConfigurationError          a setting that contradicts another, or makes no sense (also a ValueError)
+    ├── ModelNotFoundError          a model that is not where its name says
+    ├── UnsupportedModelError       a model that cannot be split at its LM head, or decoded by us
+    ├── PromptError                 messages that the chat template cannot hold, or a prompt that is too long
+    ├── RewardError                 a reward that failed, or returned what is no reward
+    │   └── AllCandidatesExcludedError   nothing is left to choose from
+    ├── EngineError                 decoding failed
+    └── DeadlineExceededError       the time ran out and the caller asked to be told (also a TimeoutError)
+
+A message says what was got, what was expected, and what to try.
+"""
+
+from __future__ import annotations
+
+
+class AISPError(Exception):
+    """Base of every error that `aisp` and `aisp_langchain` raise on purpose."""
+
+
+class ConfigurationError(AISPError, ValueError):
+    """A setting that is out of range or contradicts another."""
+
+
+class ModelNotFoundError(AISPError):
+    """A model name that leads to no model; the message says which command brings it."""
+
+
+class UnsupportedModelError(AISPError):
+    """A model that can't be split at the input of its LM head, or whose cache can't be decoded from."""
+
+
+class PromptError(AISPError, ValueError):
+    """Messages that the chat template can't hold, or a prompt longer than the model's context."""
+
+
+class RewardError(AISPError):
+    """A reward that raised, or returned what is not a finite number per candidate."""
+
+
+class AllCandidatesExcludedError(RewardError):
+    """Every candidate was vetoed or could not be scored, so there is none to return."""
+
+
+class EngineError(AISPError):
+    """Decoding failed."""
+
+
+class DeadlineExceededError(AISPError, TimeoutError):
+    """The deadline passed and the caller chose to be told rather than to take the best so far."""

@@ -1,0 +1,47 @@
+"""Pictures of searches (matplotlib, from the `plot` extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aisp.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from aisp.trace import Alignment
+
+
+def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None = None) -> Figure:
+    """Draw reward against the number of responses drawn, one colour a search.
+
+    Args:
+        alignments: Searches by the name in the legend.
+        path: Where to save the picture, by its suffix; None saves nothing.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigurationError('a plot needs matplotlib: pip install "aisp-langchain[plot]"') from error
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, alignment in alignments.items():
+        drawn = [i + 1 for i, response in enumerate(alignment.responses) if response.score.usable]
+        rewards = [response.reward for response in alignment.responses if response.score.usable]
+        (line,) = axes.step(*zip(*alignment.best_so_far(), strict=True), where="post", label=f"{name}: best so far", lw=2)
+        axes.scatter(drawn, rewards, s=10, alpha=0.35, color=line.get_color(), label=f"{name}: responses")
+    axes.set_xlabel("responses generated and scored")
+    axes.set_ylabel("reward")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure

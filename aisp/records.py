@@ -1,0 +1,231 @@
+"""The data that passes between the engine, the strategies, the rewards and the loop. Nothing here computes.
+
+    Prefix --(Proposal)--> Rollout --> Candidate --(Reward)--> Score
+
+Per-token figures are in nats, float64, one per response token, the end-of-sequence token included.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aisp.errors import ConfigurationError
+
+FloatArray = NDArray[np.float64]
+FinishReason = Literal["stop", "length", "cancelled"]
+Message = Mapping[str, Any]
+"""An OpenAI-style message: `role`, `content`, and where they apply `name`, `tool_calls`, `tool_call_id`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a token is taken from the (perturbed) logits.
+
+    Args:
+        temperature: Softmax temperature. 0 takes the argmax; infinity would be uniform.
+        top_p: Keeps the smallest set of tokens whose probability reaches this share, in (0, 1]. 1 keeps all.
+        top_k: Keeps this many most probable tokens; None keeps all.
+
+    Raises:
+        ConfigurationError: A value outside these ranges.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigurationError(f"temperature is {self.temperature}; expected a finite number >= 0 (0 is greedy)")
+        if not 0 < self.top_p <= 1:
+            raise ConfigurationError(f"top_p is {self.top_p}; expected a number in (0, 1] (1 keeps every token)")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigurationError(f"top_k is {self.top_k}; expected an integer >= 1, or None to keep every token")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseTerm:
+    """One term of a proposal's mean: the standard normal noise of `seed`, weighted by position.
+
+    Args:
+        seed: Seed of a noise stream (`aisp.noise.gaussians`).
+        spans: `((stop, weight), ...)` with rising stops: the weight at response position t is that of the
+            first span with t < stop, and 0 past the last. In units of pre-logits.
+    """
+
+    seed: int
+    spans: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A run of response tokens with their per-token figures, each of shape (length,) and in nats.
+
+    Args:
+        ids: Token ids.
+        log_prob: Under the base model at temperature 1, untruncated.
+        log_prior: Under the base model at the proposal's temperature and truncation: the p of importance weights.
+            Greedy draws have none of their own; theirs is at temperature 1.
+        log_proposal: Under the distribution that the token was drawn from, where it is tractable
+            (softmax draws at scale 0), else NaN.
+        kl_to_base: KL(softmax(W(z_t + u_t)) || softmax(W z_t)) at each position; 0 where there is no mean.
+        mean_dot: u_t . v_t, the inner product of the mean with the perturbation (pre-logits squared, no nats).
+    """
+
+    ids: tuple[int, ...]
+    log_prob: FloatArray
+    log_prior: FloatArray
+    log_proposal: FloatArray
+    kl_to_base: FloatArray
+    mean_dot: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def head(self, length: int) -> Tokens:
+        """Return the first `length` tokens, to be kept by a proposal."""
+        figures = {name: getattr(self, name)[:length] for name in TOKEN_FIGURES}
+        return Tokens(ids=self.ids[:length], **figures)
+
+
+TOKEN_FIGURES = ("log_prob", "log_prior", "log_proposal", "kl_to_base", "mean_dot")
+NO_TOKENS = Tokens(ids=(), **{name: np.zeros(0) for name in TOKEN_FIGURES})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What one response is drawn from: data, never a callable, and small on the wire.
+
+    At response position t >= len(kept) the engine takes a token from W(z_t + v_t) with v_t = u_t + scale * eps_t,
+    for t < horizon, and from W z_t after it.
+
+    Args:
+        seed: Seed of the row's Gaussians and of its token draws (two separate streams).
+        sampling: How the token is taken.
+        scale: Standard deviation sigma of the perturbation, in units of pre-logits.
+        mean: The terms of u_t; empty for zero.
+        horizon: Leading response tokens that are perturbed; None perturbs all.
+        kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
+        measure_scale: Ask for `Rollout.natural_scale`.
+    """
+
+    seed: int
+    sampling: Sampling = GREEDY
+    scale: float = 0.0
+    mean: tuple[NoiseTerm, ...] = ()
+    horizon: int | None = None
+    kept: Tokens = NO_TOKENS
+    measure_scale: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One response as the engine generated it.
+
+    Args:
+        tokens: Every token of the response, kept ones first, the end-of-sequence token (if any) last.
+        text: The response's text, without special tokens, cut before a stop string.
+        finish_reason: "stop" (end of sequence or stop string), "length", or "cancelled" (also by the deadline).
+        forward_tokens: Tokens that the model's body was run over for this row, the prompt's not counted.
+        unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon (paper preset).
+        natural_scale: The sigma at which a greedy draw leaves the argmax as often as a softmax draw at temperature 1
+            does, averaged over the response's positions. Only where the proposal asked for it.
+    """
+
+    tokens: Tokens
+    text: str
+    finish_reason: FinishReason
+    forward_tokens: int
+    unused_mean_dot: float = 0.0
+    natural_scale: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """A prefilled prompt. Engines subclass it to hold what they need (keys and values, the last pre-logit)."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a rollout ends.
+
+    Args:
+        max_tokens: Response tokens at most, kept ones included.
+        stop: Strings that end a response; they are not part of it.
+        deadline: `time.monotonic()` seconds at which every row is ended as "cancelled"; None for never.
+        cancel: An event that does the same once it is set.
+    """
+
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    deadline: float | None = None
+    cancel: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigurationError(f"max_tokens is {self.max_tokens}; expected an integer >= 1")
+        if "" in self.stop:
+            raise ConfigurationError("stop holds an empty string, which would end every response at once; leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A response as a reward sees it.
+
+    Args:
+        messages: The prompt's messages, OpenAI-style.
+        text: The response's text, without its reasoning.
+        reasoning: The model's reasoning, where it has one and it was parsed apart.
+        tool_calls: `{"name", "args", "id"}` each.
+        structure: The parsed structured output, where a response format was asked for.
+        reference: What the caller gave as `reference_outputs`.
+    """
+
+    messages: Sequence[Message]
+    text: str
+    reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    invalid_tool_calls: tuple[Mapping[str, Any], ...] = ()
+    structure: Any = None
+    reference: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A reward's verdict on one candidate.
+
+    Args:
+        value: Higher is better; finite, except where `error` is set (NaN).
+        parts: Named parts that made up the value.
+        comment: What a judge said.
+        vetoed: Never returned, weight 0, outside every mean.
+        error: Why the candidate could not be scored (`on_error="exclude"`); it is treated as vetoed is.
+    """
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    comment: str | None = None
+    vetoed: bool = False
+    error: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        return not self.vetoed and self.error is None
+
+    def with_value(self, value: float) -> Score:
+        return replace(self, value=value)

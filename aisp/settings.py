@@ -1,0 +1,131 @@
+"""Every number that a user may set, validated in one place: the command line, `aisp.align` and `AISPChatModel` all build from it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from threading import Event
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aisp.aligner import Aligner, Parse, Stops, text_candidate
+from aisp.engines.base import Engine
+from aisp.errors import ConfigurationError
+from aisp.plan import Plan, make_plan
+from aisp.records import GREEDY, Limits, Sampling
+from aisp.rewards.base import Reward
+from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
+from aisp.strategies.base import Strategy
+from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
+
+DEFAULT_MAX_TOKENS = 256
+
+
+class SearchSettings(BaseModel):
+    """How to search. Unknown names are errors; an explicit number always wins over a preset.
+
+    Attributes:
+        strategy: "aisp" or "best_of_n"; None is "aisp" with rewards and one plain sample without.
+        preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
+        budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
+        num_samples: Responses a round, 16 by default.
+        num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
+        scale: sigma of the perturbation, in units of pre-logits; "auto" calibrates it on the prompt.
+        reward_temperature: lambda, in the reward's unit; "auto" solves for `target_ess_fraction`.
+        prior_shift: alpha, in [0, 1].
+        target_ess_fraction: Effective share of a round's samples that "auto" aims at, in (0, 1].
+        horizon: Leading response tokens that are perturbed; None perturbs all.
+        max_tokens: Response tokens at most.
+        temperature: Softmax temperature of the draws. None leaves it to the strategy, 0 is greedy.
+        top_p: Nucleus of the softmax draws, in (0, 1].
+        top_k: Most probable tokens kept by the softmax draws.
+        stop: Strings that end a response.
+        seed: Equal seeds give equal answers; None draws a fresh one a request.
+        timeout: Seconds for the whole search; None sets no limit.
+        on_timeout: "best" returns the best so far, "raise" raises `DeadlineExceededError`.
+        target_reward: Stop as soon as the best reward is at least this.
+        patience: Stop after this many rounds in a row without a better response.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Literal["aisp", "best_of_n"] | None = None
+    preset: Literal["paper"] | None = None
+    budget: int | None = Field(default=None, ge=1)
+    num_samples: int | None = Field(default=None, ge=1)
+    num_rounds: int | None = Field(default=None, ge=1)
+    scale: float | Literal["auto"] | None = None
+    reward_temperature: float | Literal["auto"] | None = None
+    prior_shift: float | None = None
+    target_ess_fraction: float | None = None
+    horizon: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    stop: list[str] | None = None
+    seed: int | None = None
+    timeout: float | None = Field(default=None, gt=0)
+    on_timeout: Literal["best", "raise"] = "best"
+    target_reward: float | None = None
+    patience: int | None = Field(default=None, ge=1)
+
+    def make_aligner(self, engine: Engine, reward: Reward | None, parse: Parse = text_candidate) -> Aligner:
+        """Build the search that these settings describe.
+
+        Raises:
+            ConfigurationError: Settings that contradict each other.
+        """
+        plan = self.make_plan(rewarded=reward is not None)
+        stops = Stops(target_reward=self.target_reward, patience=self.patience, on_timeout=self.on_timeout)
+        strategy = self.make_strategy(rewarded=reward is not None)
+        return Aligner(engine, strategy, reward, plan, stops=stops, parse=parse)
+
+    def make_plan(self, *, rewarded: bool) -> Plan:
+        """Return the budget and the size of its rounds."""
+        given = (self.budget, self.num_samples, self.num_rounds)
+        if not rewarded and given == (None, None, None):
+            return Plan(budget=1, num_samples=1)
+        budget, samples, rounds = given
+        if self.preset == "paper" and given.count(None) >= 2:
+            if budget is None:
+                samples, rounds = samples or PAPER_SAMPLES, rounds or PAPER_ROUNDS
+            else:
+                samples = min(PAPER_SAMPLES, budget)
+        return make_plan(budget, samples, rounds)
+
+    def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:
+        """Return the strategy with its numbers: those of the preset, then those that were given."""
+        name = self.strategy or ("aisp" if rewarded else "best_of_n")
+        own = {"scale", "reward_temperature", "prior_shift", "target_ess_fraction", "horizon"}
+        numbers = {key: value for key, value in self.model_dump(include=own).items() if value is not None}
+        if name == "best_of_n":
+            unused = sorted(numbers) + (["preset"] if self.preset else [])
+            if unused:
+                raise ConfigurationError(
+                    f"plain sampling has no {', '.join(unused)}; leave it out, or give rewards and strategy='aisp'"
+                )
+            return BestOfN(sampling=self.make_sampling(DEFAULT_SAMPLING))
+        return replace(PAPER if self.preset == "paper" else AISP(), sampling=self.make_sampling(GREEDY), **numbers)
+
+    def make_sampling(self, default: Sampling) -> Sampling:
+        """Return how a token is taken: the strategy's default, with what was given put over it."""
+        temperature = default.temperature if self.temperature is None else self.temperature
+        if temperature == 0 and (self.top_p is not None or self.top_k is not None):
+            warnings.warn(
+                "top_p and top_k have no effect on greedy draws; give a temperature above 0 to sample", stacklevel=3
+            )
+        return Sampling(temperature=temperature, top_p=1.0 if self.top_p is None else self.top_p, top_k=self.top_k)
+
+    def make_limits(self, stop: Sequence[str] | None = None, cancel: Event | None = None) -> Limits:
+        """Return when a response ends; the clock of `timeout` starts now."""
+        return Limits(
+            max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+            stop=tuple(self.stop or ()) if stop is None else tuple(stop),
+            deadline=None if self.timeout is None else time.monotonic() + self.timeout,
+            cancel=cancel,
+        )
+

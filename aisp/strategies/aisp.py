@@ -1,0 +1,171 @@
+"""Adaptive importance sampling on pre-logit space (AISP, arXiv 2510.26219): an open-loop mean, moved towards high reward.
+
+    y_t = argmax W(z_t + v_t),  v_t ~ N(u_t, sigma^2 I)  for t < horizon            (section 1.1 of our notes on the paper)
+    w_i = softmax_i(r_i/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t^i)
+    u_t <- sum_i w_i v_t^i
+
+Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted seeds,
+so the state stays small and no array is ever sent or stored.
+
+Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and a position past
+a response's end takes no part in the update. There the weights of the rows that are still alive are normalised anew, and
+where no row lives the mean stays as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from aisp.errors import ConfigurationError
+from aisp.noise import row_seed
+from aisp.records import GREEDY, FloatArray, NoiseTerm, Proposal, Rollout, Sampling, Score
+from aisp.strategies.base import Info, Setting
+from aisp.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
+
+Auto = Literal["auto"]
+
+# A weight below this share of the round's moves the mean by less than float32 resolves.
+_NEGLIGIBLE = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AISPState:
+    """The mean as weighted seeds, the scale once it is known, and which round comes next."""
+
+    setting: Setting
+    scale: float | None
+    mean: tuple[NoiseTerm, ...] = ()
+    round_index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AISP:
+    """The paper's algorithm, with what it leaves to be set found by itself.
+
+    Args:
+        scale: sigma, in units of pre-logits. "auto" spends the first response of the budget on a greedy one and takes the sigma
+            at which greedy draws leave the argmax as often as softmax draws do. Towards 0 every response is the greedy one.
+        reward_temperature: lambda, in the reward's unit. "auto" solves for `target_ess_fraction`. Towards 0 the best
+            response takes all the weight; towards infinity the rewards don't count.
+        prior_shift: alpha in [0, 1].
+        target_ess_fraction: Wanted share of effective samples in a round, in (0, 1].
+        horizon: Leading tokens that are perturbed; None perturbs all.
+        sampling: How a token is taken from the perturbed logits; the paper's is greedy.
+        mask_ended: Leave positions past a response's end out of its update.
+
+    Raises:
+        ConfigurationError: A value outside its range.
+    """
+
+    name: ClassVar[str] = "aisp"
+    scale: float | Auto = "auto"
+    reward_temperature: float | Auto = "auto"
+    prior_shift: float = 0.999
+    target_ess_fraction: float = 0.2
+    horizon: int | None = None
+    sampling: Sampling = GREEDY
+    mask_ended: bool = True
+
+    def __post_init__(self) -> None:
+        if self.scale != "auto" and not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigurationError(f'scale is {self.scale}; expected a number > 0, or "auto"')
+        if self.reward_temperature != "auto" and not self.reward_temperature >= 0:
+            raise ConfigurationError(f'reward_temperature is {self.reward_temperature}; expected a number >= 0, or "auto"')
+        if not 0 <= self.prior_shift <= 1:
+            raise ConfigurationError(f"prior_shift is {self.prior_shift}; expected a number in [0, 1]")
+        if not 0 < self.target_ess_fraction <= 1:
+            raise ConfigurationError(f"target_ess_fraction is {self.target_ess_fraction}; expected a number in (0, 1]")
+        if self.horizon is not None and self.horizon < 1:
+            raise ConfigurationError(f"horizon is {self.horizon}; expected an integer >= 1, or None to perturb every token")
+
+    def init(self, setting: Setting) -> AISPState:
+        return AISPState(setting=setting, scale=None if self.scale == "auto" else self.scale)
+
+    def propose(self, state: AISPState, n: int) -> tuple[Proposal, ...]:
+        root = state.setting.root_seed
+        if state.scale is None:
+            return (Proposal(seed=row_seed(root, state.round_index, 0), measure_scale=True),)
+        horizon = self._horizon(state)
+        return tuple(
+            Proposal(
+                seed=row_seed(root, state.round_index, row),
+                sampling=self.sampling,
+                scale=state.scale,
+                mean=state.mean,
+                horizon=horizon,
+            )
+            for row in range(n)
+        )
+
+    def update(
+        self, state: AISPState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
+    ) -> tuple[AISPState, Info]:
+        following = replace(state, round_index=state.round_index + 1)
+        if state.scale is None:
+            return replace(following, scale=rollouts[0].natural_scale), Info()
+        rewards = np.array([score.value if score.usable else -np.inf for score in scores])
+        if not np.isfinite(rewards).any():
+            return following, Info()
+        temperature = self.reward_temperature
+        if temperature == "auto":
+            solved = solve_reward_temperature(rewards, self.target_ess_fraction)
+            if solved is None:  # all tied: nothing to learn
+                return following, Info(ess=float(np.isfinite(rewards).sum()))
+            temperature = solved
+        logs = log_weights(
+            rewards,
+            np.array([self._mean_dot(rollout) for rollout in rollouts]),
+            reward_temperature=temperature,
+            scale=state.scale,
+            prior_shift=self.prior_shift,
+        )
+        weights = normalise(logs)
+        mean = self._moved(state, proposals, rollouts, weights)
+        return replace(following, mean=mean), Info(
+            ess=effective_sample_size(weights), reward_temperature=float(temperature)
+        )
+
+    def _horizon(self, state: AISPState) -> int:
+        tokens = state.setting.max_tokens
+        return tokens if self.horizon is None else min(self.horizon, tokens)
+
+    def _mean_dot(self, rollout: Rollout) -> float:
+        """Return sum_t u_t . v_t: along the response, or to the horizon as the paper has it."""
+        along = float(rollout.tokens.mean_dot.sum())
+        return along if self.mask_ended else along + rollout.unused_mean_dot
+
+    def _moved(
+        self, state: AISPState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], weights: FloatArray
+    ) -> tuple[NoiseTerm, ...]:
+        """Return the mean after u_t <- u_t + sigma sum_i w_i eps_t^i, the weights normalised over the rows alive at t."""
+        horizon = self._horizon(state)
+        ends = [min(len(rollout.tokens), horizon) if self.mask_ended else horizon for rollout in rollouts]
+        stops = sorted(set(ends))
+        live = {stop: sum(w for w, end in zip(weights, ends, strict=True) if end >= stop) for stop in stops}
+        terms = []
+        for proposal, weight, end in zip(proposals, weights, ends, strict=True):
+            spans = tuple(
+                (stop, float((state.scale or 0.0) * weight / live[stop]))
+                for stop in stops
+                if stop <= end and weight > _NEGLIGIBLE * live[stop]
+            )
+            if spans:
+                terms.append(NoiseTerm(seed=proposal.seed, spans=_filled(spans, stops)))
+        return state.mean + tuple(terms)
+
+
+def _filled(spans: tuple[tuple[int, float], ...], stops: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    """Give the stops before the first span a weight of 0, since a span reaches down to the stop before it."""
+    leading = tuple((stop, 0.0) for stop in stops if stop < spans[0][0])
+    return (leading[-1:] if leading else ()) + spans
+
+
+PAPER = AISP(scale=math.sqrt(0.5), reward_temperature=0.3, prior_shift=0.999, mask_ended=False)
+"""The paper's numbers: sigma^2 = 0.5, lambda = 0.3, alpha = 0.999; its rounds are `PAPER_ROUNDS` of `PAPER_SAMPLES`."""
+PAPER_SAMPLES = 32
+PAPER_ROUNDS = 32

@@ -1,0 +1,53 @@
+"""Best-of-n: plain samples, all independent. The baseline that every search has to beat, and what runs without rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aisp.errors import ConfigurationError
+from aisp.noise import row_seed
+from aisp.records import Proposal, Rollout, Sampling, Score
+from aisp.strategies.base import Info, Setting
+
+DEFAULT_SAMPLING = Sampling(temperature=0.8)
+"""Better than 1 for best-of-n on the small models that we measured (DESIGN.md section 4)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestOfNState:
+    """Which round comes next."""
+
+    setting: Setting
+    round_index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestOfN:
+    """Draw independent responses from the base model.
+
+    Args:
+        sampling: How a token is taken. Temperature 0 makes all responses equal, so it is refused for more than one.
+    """
+
+    name: ClassVar[str] = "best_of_n"
+    sampling: Sampling = DEFAULT_SAMPLING
+
+    def init(self, setting: Setting) -> BestOfNState:
+        if self.sampling.greedy and setting.budget > 1:
+            raise ConfigurationError(
+                f"best_of_n at temperature=0 would draw the same response {setting.budget} times; "
+                "give a temperature above 0, or budget=1 for the greedy answer"
+            )
+        return BestOfNState(setting=setting)
+
+    def propose(self, state: BestOfNState, n: int) -> tuple[Proposal, ...]:
+        root = state.setting.root_seed
+        seeds = (row_seed(root, state.round_index, row) for row in range(n))
+        return tuple(Proposal(seed=seed, sampling=self.sampling) for seed in seeds)
+
+    def update(
+        self, state: BestOfNState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
+    ) -> tuple[BestOfNState, Info]:
+        return BestOfNState(setting=state.setting, round_index=state.round_index + 1), Info()

@@ -1,0 +1,231 @@
+"""What a search found and what it cost: `Response` -> `Round` -> `Alignment`, each turned to JSON by `to_dict()`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from aisp.records import Candidate, Rollout, Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patience"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One response with its score, and where in the search it was drawn."""
+
+    candidate: Candidate
+    score: Score
+    rollout: Rollout
+    round_index: int
+    row: int
+
+    @property
+    def text(self) -> str:
+        return self.candidate.text
+
+    @property
+    def reward(self) -> float:
+        return self.score.value
+
+    @property
+    def kl_to_base(self) -> float:
+        """Nats that the steering moved the policy along this response, selection not counted."""
+        return float(self.rollout.tokens.kl_to_base.sum())
+
+    @property
+    def log_prob(self) -> float:
+        """Log-probability of the response under the base model at temperature 1, in nats."""
+        return float(self.rollout.tokens.log_prob.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "reward": _number(self.reward),
+            "parts": {name: _number(part) for name, part in self.score.parts.items()},
+            "comment": self.score.comment,
+            "vetoed": self.score.vetoed,
+            "error": self.score.error,
+            "round": self.round_index,
+            "row": self.row,
+            "finish_reason": self.rollout.finish_reason,
+            "tokens": len(self.rollout.tokens),
+            "log_prob": _number(self.log_prob),
+            "kl_to_base": _number(self.kl_to_base),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of the search.
+
+    Args:
+        index: From 0.
+        responses: In the order of the proposals.
+        best: The best response of this and all earlier rounds; None while every one was vetoed or excluded.
+        ess: Effective sample size of the round's weights; None where the strategy has none.
+        reward_temperature: lambda, in the reward's unit; None where there is none.
+        seconds: Wall-clock, generation and scoring.
+    """
+
+    index: int
+    responses: tuple[Response, ...]
+    best: Response | None
+    ess: float | None
+    reward_temperature: float | None
+    seconds: float
+
+    @property
+    def usable(self) -> tuple[Response, ...]:
+        return tuple(response for response in self.responses if response.score.usable)
+
+    @property
+    def mean_reward(self) -> float | None:
+        return float(np.mean([response.reward for response in self.usable])) if self.usable else None
+
+    @property
+    def best_reward(self) -> float | None:
+        return max((response.reward for response in self.usable), default=None)
+
+    @property
+    def forward_tokens(self) -> int:
+        return sum(response.rollout.forward_tokens for response in self.responses)
+
+    def to_dict(self) -> dict[str, Any]:
+        errors = [response.score.error for response in self.responses if response.score.error is not None]
+        return {
+            "responses": len(self.responses),
+            "distinct": len({response.text for response in self.responses}),
+            "vetoed": sum(response.score.vetoed for response in self.responses),
+            "excluded": errors,
+            "mean_reward": _number(self.mean_reward),
+            "best_reward": _number(self.best_reward),
+            "best_so_far": None if self.best is None else _number(self.best.reward),
+            "ess": _number(self.ess),
+            "reward_temperature": _number(self.reward_temperature),
+            "kl_to_base": _number(float(np.mean([response.kl_to_base for response in self.responses]))),
+            "forward_tokens": self.forward_tokens,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a search cost.
+
+    Args:
+        responses: Responses generated and scored: what the budget counts.
+        forward_tokens: Response tokens that the model's body was run over.
+        prompt_tokens: Tokens of the prompt.
+        seconds: Wall-clock, from the prefill to the last score.
+    """
+
+    responses: int
+    forward_tokens: int
+    prompt_tokens: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "responses": self.responses,
+            "forward_tokens": self.forward_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """The best response, everything that it was chosen from, and what that cost."""
+
+    best: Response
+    rounds: tuple[Round, ...]
+    stopped_by: StoppedBy
+    cost: Cost
+    strategy: str
+    seed: int
+    budget: int
+    reward: str | None
+
+    @property
+    def text(self) -> str:
+        return self.best.text
+
+    @property
+    def responses(self) -> Iterator[Response]:
+        """Every response of every round, in the order in which they were drawn."""
+        return (response for round_ in self.rounds for response in round_.responses)
+
+    @property
+    def selection_kl_bound(self) -> float:
+        """log n - (n-1)/n nats: what choosing the best of n adds at most, apart from the steering."""
+        n = self.cost.responses
+        return math.log(n) - (n - 1) / n
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a message carries in `response_metadata["aisp"]`: JSON, without the candidates' texts."""
+        from aisp import __version__
+
+        return {
+            "version": __version__,
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "budget": self.budget,
+            "stopped_by": self.stopped_by,
+            "reward": None if self.reward is None else _number(self.best.reward),
+            "parts": {name: _number(part) for name, part in self.best.score.parts.items()},
+            "kl_to_base": _number(self.best.kl_to_base),
+            "selection_kl_bound": self.selection_kl_bound,
+            "rounds": [round_.to_dict() for round_ in self.rounds],
+            "cost": self.cost.to_dict(),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, the candidates' texts too, as JSON."""
+        return {
+            **self.summary(),
+            "reward_name": self.reward,
+            "best": self.best.to_dict(),
+            "candidates": [response.to_dict() for response in self.responses],
+        }
+
+    def best_so_far(self) -> list[tuple[int, float]]:
+        """Return (responses drawn, best reward so far) after each round that had one."""
+        points, drawn = [], 0
+        for round_ in self.rounds:
+            drawn += len(round_.responses)
+            if round_.best is not None:
+                points.append((drawn, round_.best.reward))
+        return points
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw reward against budget: every response as a dot, the best so far as a line. Needs matplotlib.
+
+        Args:
+            path: Where to save the picture, by its suffix; None saves nothing.
+        """
+        from aisp.plot import plot_alignments
+
+        return plot_alignments({self.strategy: self}, path)
+
+
+def _number(value: float | None) -> float | None:
+    """Return a number that JSON can hold: None for none and for NaN (a candidate that could not be scored)."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def best_of(responses: Sequence[Response], so_far: Response | None = None) -> Response | None:
+    """Return the usable response of the highest reward; the one drawn first wins a tie."""
+    best = so_far
+    for response in responses:
+        if response.score.usable and (best is None or response.reward > best.reward):
+            best = response
+    return best
