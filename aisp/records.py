@@ -120,6 +120,8 @@ class Proposal:
         horizon: Leading response tokens that are perturbed; None perturbs all.
         kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
         measure_scale: Ask for `Rollout.natural_scale`.
+        measure_unused: Ask for `Rollout.unused_mean_dot`.
+        retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their memory.
     """
 
     seed: int
@@ -129,6 +131,8 @@ class Proposal:
     horizon: int | None = None
     kept: Tokens = NO_TOKENS
     measure_scale: bool = False
+    measure_unused: bool = False
+    retain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +144,7 @@ class Rollout:
         text: The response's text, without special tokens, cut before a stop string.
         finish_reason: "stop" (end of sequence or stop string), "length", or "cancelled" (also by the deadline).
         forward_tokens: Tokens that the model's body was run over for this row, the prompt's not counted.
-        unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon (paper preset).
+        unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon, where the proposal asked for it.
         natural_scale: The sigma at which a greedy draw leaves the argmax as often as a softmax draw at temperature 1
             does, averaged over the response's positions. Only where the proposal asked for it.
     """
@@ -181,6 +185,9 @@ class Limits:
             raise ConfigurationError(f"max_tokens is {self.max_tokens}; expected an integer >= 1")
         if "" in self.stop:
             raise ConfigurationError("stop holds an empty string, which would end every response at once; leave it out")
+
+    def with_max_tokens(self, max_tokens: int) -> Limits:
+        return replace(self, max_tokens=max_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,7 @@ class AISP:
                 scale=state.scale,
                 mean=state.mean,
                 horizon=horizon,
+                measure_unused=not self.mask_ended,
             )
             for row in range(n)
         )

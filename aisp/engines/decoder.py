@@ -1,0 +1,152 @@
+"""Runs the model's body: prompts at once, and one token a row of a decode batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aisp.engines.attention import KV, Group, SharingUnsupportedError, shared_body
+from aisp.engines.head import Head
+from aisp.engines.slots import SlotCache
+from aisp.errors import UnsupportedModelError
+
+_log = logging.getLogger(__name__)
+_PROBE = (1, 2, 3, 4, 5)
+
+
+class Decoder:
+    """The body of a model, with the cache that a batch of rows of different lengths needs.
+
+    Where the model's attention is plain, rows of one prompt share its keys and values (`sharing`). Elsewhere (soft-capped or
+    sliding-window attention) every row holds a copy of them and the model's own attention runs under explicit masks. A probe at
+    the start compares a decode step with the model's own forward pass, so that neither form is trusted unseen.
+
+    Args:
+        model: A transformers causal language model.
+        head: Its head, split from it.
+
+    Raises:
+        UnsupportedModelError: A cache or attention that neither form reproduces.
+    """
+
+    def __init__(self, model: Any, head: Head) -> None:
+        self.body = head.body
+        self.config = self.body.config.get_text_config()
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self._layer_types = _layer_types(self.config)
+        self._shared: Any = None
+        unsupported = self._layer_types - {"full_attention", "sliding_attention"}
+        if unsupported:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has layers of {', '.join(sorted(unsupported))}; only full and sliding-window "
+                "attention can be decoded row by row. Choose a model with those"
+            )
+        self._choose(type(model).__name__)
+
+    @property
+    def sharing(self) -> bool:
+        return self._shared is not None
+
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int], past: KV | None = None) -> tuple[KV, Tensor]:
+        """Run tokens behind what is known already.
+
+        Args:
+            tokens: At least one.
+            past: Keys and values of what comes before.
+
+        Returns:
+            Keys and values of past and tokens together, and the pre-logit behind the last token, shape (dim,).
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(past or ()):
+            cache.update(keys[None], values[None], layer)
+        out = self.body(input_ids=torch.tensor([list(tokens)], device=self.device), past_key_values=cache, use_cache=True)
+        return [(layer.keys[0], layer.values[0]) for layer in cache.layers], out.last_hidden_state[0, -1]
+
+    @torch.inference_mode()
+    def step(self, slots: SlotCache, tokens: Sequence[int], positions: Sequence[int], groups: Sequence[Group]) -> Tensor:
+        """Run one token a row.
+
+        Args:
+            slots: The rows' keys and values, in the order of the batch.
+            tokens: One a row.
+            positions: Their absolute positions, prompt included.
+            groups: Which rows share which prompt; empty unless `sharing`.
+
+        Returns:
+            Pre-logits, shape (rows, dim).
+        """
+        mask = slots.begin(self.device)
+        body, extra = (self._shared, {"groups": groups}) if self.sharing else (self.body, {})
+        out = body(
+            input_ids=torch.tensor(tokens, device=self.device)[:, None],
+            position_ids=torch.tensor(positions, device=self.device)[:, None],
+            attention_mask=mask if self.sharing else self._masks(mask, positions),
+            past_key_values=slots,
+            use_cache=True,
+            **extra,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden[:, -1]
+
+    def _masks(self, mask: Tensor, positions: Sequence[int]) -> Tensor | dict[str, Tensor]:
+        """Return what the model's own attention wants: its dtype, and the window where layers slide."""
+        dtype = self.body.dtype
+        floor = torch.finfo(dtype).min
+        full = mask.clamp_min(floor).to(dtype)
+        if self._layer_types == {"full_attention"}:
+            return full
+        columns = torch.arange(mask.shape[-1], device=mask.device)
+        behind = columns <= torch.tensor(positions, device=mask.device)[:, None] - self.config.sliding_window
+        sliding = full.masked_fill(behind[:, None, None], floor)
+        if getattr(self.config, "layer_types", None) is None:
+            return sliding
+        return {"full_attention": full, "sliding_attention": sliding}
+
+    def _choose(self, name: str) -> None:
+        """Take the shared form if it passes the probe, else the expanded one if that passes."""
+        if self._layer_types == {"full_attention"}:
+            try:
+                self._shared = shared_body(self.body)
+                if self._probe():
+                    return
+                reason = "its attention differs"
+            except (SharingUnsupportedError, TypeError, AttributeError, RuntimeError, KeyError, ValueError) as error:
+                reason = str(error)
+            self._shared = None
+            _log.warning("%s: prompts are copied for every response, since they can't be shared: %s", name, reason)
+        if not self._probe():
+            raise UnsupportedModelError(
+                f"decoding {name} one token at a time differs from its own forward pass, so its cache is not one that rows "
+                "of different lengths can share. Choose a model with full or sliding-window attention"
+            )
+
+    @torch.inference_mode()
+    def _probe(self) -> bool:
+        """Decode one token behind a short prompt, two rows of different lengths; compare with plain forward passes."""
+        kv, _ = self.prefill(_PROBE)
+        slots = SlotCache(kv)
+        longer, _ = self.prefill([6], kv)
+        prompt = len(_PROBE)
+        own = [(keys[:, prompt:], values[:, prompt:]) for keys, values in longer]
+        for start in (None, own) if self.sharing else (kv, longer):
+            slots.add(start, 0)
+        groups = [Group(rows=torch.arange(2, device=self.device), kv=kv)] if self.sharing else []
+        got = self.step(slots, [7, 7], [prompt, prompt + 1], groups)
+        expected = torch.stack([self.prefill([*_PROBE, *between, 7])[1] for between in ((), (6,))])
+        gap = (got.float() - expected.float()).abs().max() / expected.float().abs().max()
+        return bool(gap <= (1e-3 if got.dtype == torch.float32 else 5e-2))
+
+
+def _layer_types(config: Any) -> set[str]:
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return set(types)
+    return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}

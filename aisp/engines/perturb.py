@@ -1,0 +1,122 @@
+"""The perturbations of a batch: v_t = u_t + sigma eps_t, drawn a block of positions at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aisp.engines.rows import Row
+from aisp.noise import gaussians
+from aisp.records import NoiseTerm
+
+BLOCK = 16
+"""Positions that are drawn at once: the generator's cost is in its calls, not in its numbers."""
+
+_MEANS_KEPT = 32
+_NUMBERS_AT_ONCE = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbation:
+    """What is added to the pre-logits of some rows.
+
+    Args:
+        rows: Places in the batch of the rows that are perturbed, ascending.
+        vectors: v_t of each, float32 of shape (len(rows), dim).
+        means: Distinct u_t, float32 of shape (k, dim).
+        mean_of: For each of `rows`, the index of its u_t in `means`; -1 where it has none.
+    """
+
+    rows: list[int]
+    vectors: Tensor
+    means: Tensor
+    mean_of: list[int]
+
+
+class Perturber:
+    """Draws perturbations, and remembers the blocks of means that rows of a round share."""
+
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self.dim = dim
+        self.device = device
+        self._means: OrderedDict[tuple[int, int], tuple[tuple[NoiseTerm, ...], Tensor]] = OrderedDict()
+
+    def draw(self, rows: Sequence[Row]) -> Perturbation | None:
+        """Return the perturbation of each row's next token; None if no row has any."""
+        perturbed = [place for place, row in enumerate(rows) if row.perturbed]
+        if not perturbed:
+            return None
+        self._refresh([rows[place] for place in perturbed])
+        zero = torch.zeros(self.dim, device=self.device)
+        vectors, means, mean_of, known = [], [], [], {}
+        for place in perturbed:
+            row = rows[place]
+            block, offset = divmod(row.position, BLOCK)
+            mean, key = row.proposal.mean, (id(row.proposal.mean), row.position)
+            if mean and key not in known:
+                known[key] = len(means)
+                means.append(self._mean_block(mean, block)[offset])
+            index = known.get(key, -1) if mean else -1
+            noise = row.noise[offset] if row.noise is not None else zero
+            vectors.append(means[index] + noise if index >= 0 else noise)
+            mean_of.append(index)
+        stacked = torch.stack(means) if means else torch.zeros(0, self.dim, device=self.device)
+        return Perturbation(rows=perturbed, vectors=torch.stack(vectors), means=stacked, mean_of=mean_of)
+
+    def unused_mean_dot(self, row: Row) -> float:
+        """Return the sum of u_t . v_t from the row's end to its horizon."""
+        proposal, total = row.proposal, 0.0
+        start = row.position
+        while proposal.mean and start < row.horizon:
+            stop = min((start // BLOCK + 1) * BLOCK, row.horizon)
+            mean = self._mean_block(proposal.mean, start // BLOCK)[start % BLOCK :][: stop - start]
+            positions = torch.arange(start, stop, device=self.device)[None]
+            noise = proposal.scale * gaussians([proposal.seed], positions, self.dim)[0]
+            total += float((mean * (mean + noise)).sum())
+            start = stop
+        return total
+
+    def _refresh(self, rows: Sequence[Row]) -> None:
+        """Draw the blocks of noise that rows have come to."""
+        stale = [row for row in rows if row.proposal.scale and row.noise_block != row.position // BLOCK]
+        if not stale:
+            return
+        blocks = torch.tensor([row.position // BLOCK for row in stale], device=self.device)
+        positions = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=self.device)
+        noise = gaussians([row.proposal.seed for row in stale], positions, self.dim)
+        for row, own in zip(stale, noise, strict=True):
+            row.noise = row.proposal.scale * own
+            row.noise_block = row.position // BLOCK
+
+    def _mean_block(self, mean: tuple[NoiseTerm, ...], block: int) -> Tensor:
+        """Return u_t for the positions of a block, shape (BLOCK, dim)."""
+        key = (id(mean), block)
+        known = self._means.get(key)
+        if known is None or known[0] is not mean:
+            known = (mean, self._mean(mean, block))
+            self._means[key] = known
+            if len(self._means) > _MEANS_KEPT:
+                self._means.popitem(last=False)
+        return known[1]
+
+    def _mean(self, mean: tuple[NoiseTerm, ...], block: int) -> Tensor:
+        steps = range(block * BLOCK, (block + 1) * BLOCK)
+        weights = [[_weight(term, t) for t in steps] for term in mean]
+        live = [i for i, row in enumerate(weights) if any(row)]
+        positions = torch.tensor([list(steps)], device=self.device)
+        total = torch.zeros(BLOCK, self.dim, device=self.device)
+        at_once = max(1, _NUMBERS_AT_ONCE // (BLOCK * self.dim))
+        for start in range(0, len(live), at_once):
+            some = live[start : start + at_once]
+            noise = gaussians([mean[i].seed for i in some], positions, self.dim)
+            weight = torch.tensor([weights[i] for i in some], dtype=noise.dtype, device=self.device)
+            total += torch.einsum("nt,ntd->td", weight, noise)
+        return total
+
+
+def _weight(term: NoiseTerm, position: int) -> float:
+    return next((weight for stop, weight in term.spans if position < stop), 0.0)

@@ -1,0 +1,107 @@
+"""What the decode thread holds of a rollout call: a `Job` with one `Row` a proposal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from aisp.engines.attention import KV
+from aisp.engines.calibration import ScaleMeter
+from aisp.engines.stopping import StopStrings, decode
+from aisp.records import TOKEN_FIGURES, FinishReason, Limits, Prefix, Proposal, Rollout, Tokens
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CachedPrefix(Prefix):
+    """A prompt with its keys and values, one pair a layer of shape (kv_heads, length, head_dim), and z_0 of shape (dim,)."""
+
+    kv: KV
+    pre_logit: Tensor
+
+
+class Job:
+    """One rollout call: its rows, and where its caller waits for them."""
+
+    def __init__(self, prefix: CachedPrefix, proposals: Sequence[Proposal], limits: Limits, tokenizer: Any) -> None:
+        self.prefix = prefix
+        self.limits = limits
+        self.stop_strings = StopStrings(tokenizer, limits.stop)
+        self.rows = [Row(job=self, proposal=proposal) for proposal in proposals]
+        self.results: list[Rollout | None] = [None] * len(self.rows)
+        self.generated = 0
+        self.error: BaseException | None = None
+        self.changed = threading.Condition()
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or all(result is not None for result in self.results)
+
+    @property
+    def expired(self) -> bool:
+        cancel, deadline = self.limits.cancel, self.limits.deadline
+        return (cancel is not None and cancel.is_set()) or (deadline is not None and time.monotonic() >= deadline)
+
+    def fail(self, error: BaseException) -> None:
+        with self.changed:
+            self.error = error
+            self.changed.notify_all()
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A response in the making. `ids` and `figures` begin with the kept tokens."""
+
+    job: Job
+    proposal: Proposal
+    ids: list[int] = field(default_factory=list)
+    figures: list[tuple[float, ...]] = field(default_factory=list)
+    slot: int = -1
+    forward_tokens: int = 0
+    noise: Tensor | None = None
+    noise_block: int = -1
+    meter: ScaleMeter | None = None
+    done: bool = False
+
+    def __post_init__(self) -> None:
+        kept = self.proposal.kept
+        self.ids = list(kept.ids)
+        self.figures = list(zip(*(getattr(kept, name).tolist() for name in TOKEN_FIGURES), strict=True))
+
+    @property
+    def position(self) -> int:
+        """The response position of the next token."""
+        return len(self.ids)
+
+    @property
+    def horizon(self) -> int:
+        limit = self.job.limits.max_tokens
+        return limit if self.proposal.horizon is None else min(self.proposal.horizon, limit)
+
+    @property
+    def perturbed(self) -> bool:
+        proposal = self.proposal
+        return bool(proposal.scale or proposal.mean) and self.position < self.horizon
+
+    def finish(self, reason: FinishReason, tokenizer: Any, unused_mean_dot: float) -> None:
+        """Hand the response over to the job's caller."""
+        columns = np.array(self.figures, dtype=np.float64).reshape(len(self.ids), len(TOKEN_FIGURES)).T
+        tokens = Tokens(ids=tuple(self.ids), **dict(zip(TOKEN_FIGURES, columns, strict=True)))
+        rollout = Rollout(
+            tokens=tokens,
+            text=self.job.stop_strings.cut(decode(tokenizer, self.ids)),
+            finish_reason=reason,
+            forward_tokens=self.forward_tokens,
+            unused_mean_dot=unused_mean_dot,
+            natural_scale=None if self.meter is None or not self.ids else self.meter.scale(),
+        )
+        self.done = True
+        job = self.job
+        with job.changed:
+            job.results[job.rows.index(self)] = rollout
+            job.changed.notify_all()

@@ -1,0 +1,106 @@
+"""Keys and values of the rows of a decode batch: one slot a row, right-padded, written at each row's own position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from aisp.engines.attention import KV
+
+_GROWTH = 64
+
+
+class SlotCache(Cache):
+    """A transformers cache whose rows have lengths of their own, and join and leave between steps.
+
+    Slots 0..rows-1 are in use. Buffers have shape (slots, kv_heads, capacity, head_dim), one pair a layer, and grow as needed.
+    """
+
+    def __init__(self, like: KV) -> None:
+        super().__init__(layers=[])
+        self._like = like
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self.lengths: list[int] = []
+        self._write_rows = self._write_at = torch.zeros(0, dtype=torch.int64)
+        self._view = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    def add(self, kv: KV | None, need: int) -> int:
+        """Add a row that starts with some keys and values; return its slot.
+
+        Args:
+            kv: What the row starts with; None for nothing.
+            need: Tokens that the row will hold soon, to grow for all at once.
+        """
+        length = 0 if kv is None else kv[0][0].shape[1]
+        self._reserve(self.rows + 1, max(length + 1, need))
+        slot = self.rows
+        self.lengths.append(length)
+        if kv is not None and length:
+            for (keys, values), (new_keys, new_values) in zip(self._buffers, kv, strict=True):
+                keys[slot, :, :length] = new_keys
+                values[slot, :, :length] = new_values
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Free a slot; the last row moves into it."""
+        last = self.rows - 1
+        length = self.lengths[last]
+        if slot != last and length:
+            for keys, values in self._buffers:
+                keys[slot, :, :length] = keys[last, :, :length]
+                values[slot, :, :length] = values[last, :, :length]
+        self.lengths[slot] = length
+        self.lengths.pop()
+        if not self.lengths:
+            self._buffers = []
+
+    def export(self, slot: int, stop: int) -> KV:
+        """Return a copy of a row's first `stop` keys and values."""
+        return [(keys[slot, :, :stop].clone(), values[slot, :, :stop].clone()) for keys, values in self._buffers]
+
+    def begin(self, device: torch.device) -> Tensor:
+        """Prepare a step that adds one token a row; return its mask, additive, float32 of shape (rows, 1, 1, length)."""
+        self._reserve(self.rows, max(self.lengths) + 1)
+        self._write_at = torch.tensor(self.lengths, device=device)
+        self._write_rows = torch.arange(self.rows, device=device)
+        self._view = max(self.lengths) + 1
+        self.lengths = [length + 1 for length in self.lengths]
+        visible = torch.arange(self._view, device=device) <= self._write_at[:, None]
+        mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, torch.finfo(torch.float32).min)
+        return mask[:, None, None]
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write one token a row, shape (rows, kv_heads, 1, head_dim); return views of all that the rows hold."""
+        keys, values = self._buffers[layer_idx]
+        keys[self._write_rows, :, self._write_at] = key_states[:, :, 0]
+        values[self._write_rows, :, self._write_at] = value_states[:, :, 0]
+        return keys[: self.rows, :, : self._view], values[: self.rows, :, : self._view]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._view
+
+    def _reserve(self, rows: int, length: int) -> None:
+        slots, capacity = (self._buffers[0][0].shape[0], self._buffers[0][0].shape[2]) if self._buffers else (0, 0)
+        if rows <= slots and length <= capacity:
+            return
+        slots = max(rows, slots)
+        if length > capacity:
+            capacity = max(length, capacity + capacity // 2)
+            capacity += -capacity % _GROWTH
+        used = self.rows
+        old = self._buffers
+        self._buffers = []
+        for layer, pair in enumerate(self._like):
+            grown = [like.new_empty(slots, like.shape[0], capacity, like.shape[2]) for like in pair]
+            for new, before in zip(grown, old[layer] if old else (), strict=False):
+                new[:used, :, : before.shape[2]] = before[:used]
+            if old:
+                old[layer] = ()  # type: ignore[call-overload]  # free each layer as soon as it is copied
+            self._buffers.append((grown[0], grown[1]))

@@ -1,0 +1,169 @@
+"""The in-process engine: any transformers causal language model whose head can be split off."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from aisp.engines.base import Progress
+from aisp.engines.batch import Parts
+from aisp.engines.decoder import Decoder
+from aisp.engines.head import Head
+from aisp.engines.perturb import Perturber
+from aisp.engines.rows import CachedPrefix, Job
+from aisp.engines.scheduler import Scheduler
+from aisp.engines.tree import PrefixTree
+from aisp.errors import AISPError, ConfigurationError, EngineError, PromptError
+from aisp.records import Limits, Prefix, Proposal, Rollout
+
+_MEMORY_SHARE = 0.25
+_MAX_ROWS = 256
+
+
+class TransformersEngine:
+    """Draws responses from a transformers model in this process.
+
+    The model is used as it is: no hook is left on it and its configuration is not touched.
+
+    Args:
+        model: A causal language model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        eos_token_ids: Tokens that end a response.
+        cache_bytes: Memory for keys and values of earlier prompts and kept responses. None takes a quarter of what is free.
+        batch_bytes: Memory for keys and values of the rows that are decoded at once; more rows wait. None takes a quarter of
+            what is free.
+        max_rows: Rows that are decoded at once, at most.
+
+    Raises:
+        UnsupportedModelError: The model can't be split at its head, or its cache can't be decoded from.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        eos_token_ids: Sequence[int],
+        cache_bytes: int | None = None,
+        batch_bytes: int | None = None,
+        max_rows: int = _MAX_ROWS,
+    ) -> None:
+        if model.training:
+            raise ConfigurationError("the model is in training mode, where dropout changes its logits; call model.eval() first")
+        self._config = model.config.get_text_config()
+        head = Head(model, vocab_size=len(tokenizer))
+        decoder = Decoder(model, head)
+        share = int(_free_bytes(decoder.device) * _MEMORY_SHARE)
+        self._tree = PrefixTree(share if cache_bytes is None else cache_bytes)
+        parts = Parts(
+            decoder=decoder,
+            head=head,
+            perturber=Perturber(head.dim, head.device),
+            tree=self._tree,
+            tokenizer=tokenizer,
+            eos_token_ids=frozenset(eos_token_ids),
+        )
+        self._parts = parts
+        self._tokenizer = tokenizer
+        token_bytes = sum(keys[:, :1].nbytes + values[:, :1].nbytes for keys, values in decoder.prefill([1])[0])
+        tokens = max(1, (share if batch_bytes is None else batch_bytes) // token_bytes)
+        self._scheduler = Scheduler(parts, max_rows, tokens)
+        self._live: weakref.WeakValueDictionary[tuple[int, ...], CachedPrefix] = weakref.WeakValueDictionary()
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and response may have together; None where the model sets no limit."""
+        limit = getattr(self._config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    def prefill(self, token_ids: Sequence[int]) -> Prefix:
+        """Run the prompt through the model, except for what it shares with an earlier one.
+
+        Raises:
+            PromptError: An empty prompt, a token outside the vocabulary, or a prompt that leaves no room for a response.
+            EngineError: The forward pass failed.
+        """
+        tokens = tuple(token_ids)
+        limit = self.context_length
+        if not tokens:
+            raise PromptError("the prompt has no tokens; give at least one message")
+        if limit is not None and len(tokens) >= limit:
+            raise PromptError(
+                f"the prompt has {len(tokens)} tokens and the model's context holds {limit}, the response included; "
+                "shorten the prompt (langchain_core.messages.trim_messages does)"
+            )
+        try:
+            return self._scheduler.call(lambda: self._prefill(tokens))
+        except AISPError:
+            raise
+        except Exception as error:
+            raise EngineError(f"the prompt's forward pass failed: {error!r}") from error
+
+    def rollout(
+        self, prefix: Prefix, proposals: Sequence[Proposal], limits: Limits, progress: Progress | None = None
+    ) -> list[Rollout]:
+        """Draw one response a proposal; concurrent calls share the batch.
+
+        Raises:
+            ConfigurationError: Kept tokens that leave no room for a new one.
+            EngineError: Decoding failed.
+        """
+        if not isinstance(prefix, CachedPrefix):
+            raise ConfigurationError(f"the prefix is a {type(prefix).__name__}; expected what this engine's prefill returned")
+        limits = self._within_context(prefix, limits)
+        for proposal in proposals:
+            if len(proposal.kept) >= limits.max_tokens:
+                raise ConfigurationError(
+                    f"a proposal keeps {len(proposal.kept)} tokens, and a response may have {limits.max_tokens} in all; "
+                    "keep fewer"
+                )
+        job = Job(prefix, proposals, limits, self._tokenizer)
+        if job.rows:
+            self._scheduler.submit(job)
+        return self._wait(job, progress)
+
+    def _prefill(self, tokens: tuple[int, ...]) -> CachedPrefix:
+        live = self._live.get(tokens)
+        if live is not None:
+            return live
+        known, past = self._tree.match(tokens[:-1])
+        kv, pre_logit = self._parts.decoder.prefill(tokens[known:], past)
+        self._tree.insert(tokens, kv)
+        prefix = CachedPrefix(token_ids=tokens, kv=kv, pre_logit=pre_logit.to(self._parts.head.device))
+        self._live[tokens] = prefix
+        return prefix
+
+    def _within_context(self, prefix: Prefix, limits: Limits) -> Limits:
+        """Shorten the response to what the context still holds."""
+        if self.context_length is None:
+            return limits
+        room = self.context_length - len(prefix.token_ids)
+        return limits if limits.max_tokens <= room else limits.with_max_tokens(room)
+
+    def _wait(self, job: Job, progress: Progress | None) -> list[Rollout]:
+        reported = 0
+        while True:
+            with job.changed:
+                job.changed.wait_for(lambda: job.done or (progress is not None and job.generated > reported))
+                generated, done = job.generated, job.done
+            if progress is not None and generated > reported:
+                progress(generated - reported)
+                reported = generated
+            if done:
+                break
+        if job.error is not None:
+            raise EngineError(f"decoding failed: {job.error!r}") from job.error
+        return [rollout for rollout in job.results if rollout is not None]
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not every system tells
+        return 4 << 30
