@@ -94,8 +94,12 @@ def attend(
     rows, heads, _, dim = query.shape
     kv_heads = key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
+    if not groups:
+        packed = query.reshape(rows, kv_heads, heads // kv_heads, dim)
+        mask = attention_mask.to(query.dtype)
+        out = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+        return out.reshape(rows, 1, heads, dim), None
     query = query.reshape(rows, kv_heads, heads // kv_heads, dim) * scale
-
     scores = torch.matmul(query, key.transpose(2, 3)).float() + attention_mask
     top = scores.amax(-1, keepdim=True)
     weights = scores.sub_(top).exp_()

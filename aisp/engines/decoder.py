@@ -122,6 +122,8 @@ class Decoder:
                 reason = str(error)
             self._shared = None
             _log.warning("%s: prompts are copied for every response, since they can't be shared: %s", name, reason)
+        else:
+            _log.warning("%s: prompts are copied for every response, since sliding windows can't share them", name)
         if not self._probe():
             raise UnsupportedModelError(
                 f"decoding {name} one token at a time differs from its own forward pass, so its cache is not one that rows "

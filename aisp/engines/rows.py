@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,21 +35,19 @@ class Job:
         self.results: list[Rollout | None] = [None] * len(self.rows)
         self.generated = 0
         self.error: BaseException | None = None
-        self.changed = threading.Condition()
+        self.abandoned = False
 
     @property
     def done(self) -> bool:
         return self.error is not None or all(result is not None for result in self.results)
 
     @property
-    def expired(self) -> bool:
+    def over(self) -> bool:
+        """Whether its rows need not go on: failed, abandoned, cancelled, or past the deadline."""
         cancel, deadline = self.limits.cancel, self.limits.deadline
-        return (cancel is not None and cancel.is_set()) or (deadline is not None and time.monotonic() >= deadline)
-
-    def fail(self, error: BaseException) -> None:
-        with self.changed:
-            self.error = error
-            self.changed.notify_all()
+        if self.error is not None or self.abandoned or (cancel is not None and cancel.is_set()):
+            return True
+        return deadline is not None and time.monotonic() >= deadline
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +98,4 @@ class Row:
             natural_scale=None if self.meter is None or not self.ids else self.meter.scale(),
         )
         self.done = True
-        job = self.job
-        with job.changed:
-            job.results[job.rows.index(self)] = rollout
-            job.changed.notify_all()
+        self.job.results[self.job.rows.index(self)] = rollout

@@ -61,9 +61,11 @@ class SlotCache(Cache):
         if not self.lengths:
             self._buffers = []
 
-    def export(self, slot: int, stop: int) -> KV:
-        """Return a copy of a row's first `stop` keys and values."""
-        return [(keys[slot, :, :stop].clone(), values[slot, :, :stop].clone()) for keys, values in self._buffers]
+    def export(self, slot: int, start: int, stop: int) -> KV:
+        """Return a copy of a run of a row's keys and values."""
+        return [
+            (keys[slot, :, start:stop].clone(), values[slot, :, start:stop].clone()) for keys, values in self._buffers
+        ]
 
     def begin(self, device: torch.device) -> Tensor:
         """Prepare a step that adds one token a row; return its mask, additive, float32 of shape (rows, 1, 1, length)."""
@@ -98,7 +100,8 @@ class SlotCache(Cache):
         old = self._buffers
         self._buffers = []
         for layer, pair in enumerate(self._like):
-            grown = [like.new_empty(slots, like.shape[0], capacity, like.shape[2]) for like in pair]
+            # Zeros, since what is masked is still multiplied: 0 times an uninitialised NaN would be a NaN.
+            grown = [like.new_zeros(slots, like.shape[0], capacity, like.shape[2]) for like in pair]
             for new, before in zip(grown, old[layer] if old else (), strict=False):
                 new[:used, :, : before.shape[2]] = before[:used]
             if old:

@@ -122,9 +122,18 @@ class TransformersEngine:
                     "keep fewer"
                 )
         job = Job(prefix, proposals, limits, self._tokenizer)
-        if job.rows:
-            self._scheduler.submit(job)
-        return self._wait(job, progress)
+        reported = 0
+
+        def report() -> None:
+            nonlocal reported
+            if progress is not None and job.generated > reported:
+                new, reported = job.generated - reported, job.generated
+                progress(new)
+
+        self._scheduler.run(job, report)
+        if job.error is not None:
+            raise EngineError(f"decoding failed: {job.error!r}") from job.error
+        return [rollout for rollout in job.results if rollout is not None]
 
     def _prefill(self, tokens: tuple[int, ...]) -> CachedPrefix:
         live = self._live.get(tokens)
@@ -143,21 +152,6 @@ class TransformersEngine:
             return limits
         room = self.context_length - len(prefix.token_ids)
         return limits if limits.max_tokens <= room else limits.with_max_tokens(room)
-
-    def _wait(self, job: Job, progress: Progress | None) -> list[Rollout]:
-        reported = 0
-        while True:
-            with job.changed:
-                job.changed.wait_for(lambda: job.done or (progress is not None and job.generated > reported))
-                generated, done = job.generated, job.done
-            if progress is not None and generated > reported:
-                progress(generated - reported)
-                reported = generated
-            if done:
-                break
-        if job.error is not None:
-            raise EngineError(f"decoding failed: {job.error!r}") from job.error
-        return [rollout for rollout in job.results if rollout is not None]
 
 
 def _free_bytes(device: torch.device) -> int:
