@@ -103,7 +103,8 @@ def tiny_tokenizer() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
-    return PreTrainedTokenizerFast(
+    build: Any = PreTrainedTokenizerFast  # not typed
+    return build(
         tokenizer_object=backend,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -142,7 +143,8 @@ def tiny_model(architecture: str = "llama", seed: int = 0, vocab_size: int | Non
     }
     settings = AutoConfig.for_model(architecture, **{**fields, **config})
     with torch.random.fork_rng(devices=[]):  # building initialises, from the global state
-        model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+        auto: Any = AutoModelForCausalLM  # not typed
+        model = auto.from_config(settings, dtype=torch.float32)
     _fill(model, seed)
     return model.eval().requires_grad_(False)
 

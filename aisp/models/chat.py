@@ -1,0 +1,212 @@
+"""Messages become prompt tokens through the tokenizer's own chat template; user text stays text.
+
+A chat template writes control tokens (`<|im_start|>` and the like) between the messages. Text that spells one must
+not become one, or a user could end their turn and write the system's. transformers encodes what the messages hold apart
+from what the template writes. Since a tokenizer may bring its own methods and settings, that is put to the proof once
+for each, with a message of all its control tokens, before it is trusted.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from aisp.errors import AISPError, ConfigurationError, PromptError, UnsupportedModelError
+from aisp.records import Message
+
+_ROLE = re.compile(r"[A-Za-z_][\w-]*")
+_ANSWER = "Zq7 answer"
+_GIVEN_BY_US = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+_CALL_OPTIONS = frozenset({"add_generation_prompt", "continue_final_message", "documents"})
+
+
+class ChatEncoder:
+    """A tokenizer's chat template, made safe. Thread-safe.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        name: Of the model, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self._tokenizer = tokenizer
+        self._name = name
+        self._lock = threading.Lock()
+        self._proven: set[str] = set()
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the template has a place for tools."""
+        if not self._tokenizer.chat_template:
+            return False
+        return "tools" in _variables(self._template(tools=[{}]))
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[Any] | None = None, **options: Any) -> list[int]:
+        """Return the prompt's token ids; see `LoadedModel.encode`."""
+        if not self._tokenizer.chat_template:
+            raise UnsupportedModelError(
+                f"the tokenizer of {self._name} has no chat template, so messages can't become a prompt; choose a model "
+                "tuned for chat, or set tokenizer.chat_template and give the tokenizer"
+            )
+        template = self._template(tools)
+        self._check_options(template, tools, options)
+        control = self._control_tokens(template)
+        _check_messages(messages, control)
+        _check_keys([list(messages), list(tools or ()), options], control)
+        with self._lock:
+            if template not in self._proven:
+                self._prove(template, control)
+                self._proven.add(template)
+            self._check_normalised([list(messages), list(tools or ()), options], control)
+            return self._apply(messages, tools, **options)
+
+    def end_token_id(self) -> int | None:
+        """Return the token that the template ends an assistant's turn with, or None where it ends it with none."""
+        if not self._tokenizer.chat_template:
+            return None
+        turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # noqa: BLE001 - a template may object to anything; encode will say so when it is used
+            return None
+        behind = text.rpartition(_ANSWER)[2].lstrip() if _ANSWER in text else ""
+        ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
+        return ids[0] if ids and ids[0] in self._tokenizer.added_tokens_decoder else None
+
+    def _template(self, tools: Sequence[Any] | None) -> str:
+        return str(self._tokenizer.get_chat_template(None, list(tools) if tools else None))
+
+    def _control_tokens(self, template: str) -> tuple[str, ...]:
+        """Return what must not come from user text: the special tokens, and other added ones that the template names."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        return tuple(t.content for t in added if t.special or (t.content in template and not t.content.isspace()))
+
+    def _check_options(self, template: str, tools: Sequence[Any] | None, options: Mapping[str, Any]) -> None:
+        known = _variables(template)
+        unknown = sorted(set(options) - known - _CALL_OPTIONS)
+        if unknown:
+            free = sorted(known - _GIVEN_BY_US - set(self._tokenizer.special_tokens_map))
+            raise ConfigurationError(
+                f"the chat template of {self._name} has no {', '.join(unknown)}; it takes {', '.join(free) or 'nothing'}"
+            )
+        if tools and "tools" not in known:
+            raise PromptError(
+                f"the chat template of {self._name} has no place for tools, so the model would not hear of them; describe "
+                "them in a system message, or choose a model whose template takes tools"
+            )
+
+    def _apply(self, messages: Sequence[Message], tools: Sequence[Any] | None, **options: Any) -> list[int]:
+        if not options.get("continue_final_message"):
+            options.setdefault("add_generation_prompt", True)
+        try:
+            ids = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=list(tools) if tools else None,
+                return_dict=False,
+                sanitize_control_tokens=True,
+                **options,
+            )
+        except AISPError:
+            raise
+        except Exception as error:
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise PromptError(
+                f"the chat template of {self._name} can't hold these messages (roles: {roles}): {error}. Templates often "
+                "want user and assistant to take turns, the system message first, and text as content"
+            ) from error
+        return [int(token) for token in ids]
+
+    def _prove(self, template: str, control: Sequence[str]) -> None:
+        """Encode a message of all control tokens, and one of none: both must hold the same ones."""
+        ids = {self._tokenizer.convert_tokens_to_ids(token) for token in control}
+        counts = []
+        for text in ("a b", "a" + " ".join(control) + "b" + "".join(control)):
+            prompt = self._apply([{"role": "user", "content": text}], None)
+            counts.append(sorted(token for token in prompt if token in ids))
+        if counts[0] != counts[1]:
+            forged = sorted({self._tokenizer.convert_ids_to_tokens(token) for token in counts[1]})
+            raise UnsupportedModelError(
+                f"the tokenizer of {self._name} ({type(self._tokenizer).__name__}) turns text in messages into control "
+                f"tokens (of {', '.join(forged)}), so that users could write the system's turns; use the model's fast "
+                "tokenizer, without code of its own"
+            )
+        literal = any(token in template for token in control)
+        if literal and not counts[0]:
+            raise UnsupportedModelError(
+                f"the tokenizer of {self._name} takes the template's own control tokens apart (split_special_tokens is "
+                f"{self._tokenizer.split_special_tokens}), so the model would see no turns; set "
+                "tokenizer.split_special_tokens = False"
+            )
+
+    def _check_normalised(self, parts: Any, control: Sequence[str]) -> None:
+        """Refuse text that is no control token as written, and becomes one when the tokenizer normalises it."""
+        added = {t.content: i for i, t in self._tokenizer.added_tokens_decoder.items() if t.normalized}
+        ids = {added[token] for token in control if token in added}
+        if not ids:
+            return
+        for text in _strings(parts):
+            for token in control:
+                text = text.replace(token, " ")
+            found = ids.intersection(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            if found:
+                names = ", ".join(str(self._tokenizer.convert_ids_to_tokens(token)) for token in sorted(found))
+                raise PromptError(
+                    f"a message holds text that the tokenizer of {self._name} normalises to the control token {names}: "
+                    f"{text[:60]!r}; remove it"
+                )
+
+
+def _variables(template: str) -> set[str]:
+    """Return the names that a template reads and does not set."""
+    import jinja2
+    from jinja2 import meta
+
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)  # noqa: S701 - no HTML
+    # transformers' own tag round what an assistant says, which jinja2 does not know.
+    plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+    try:
+        return meta.find_undeclared_variables(environment.parse(plain))
+    except jinja2.TemplateSyntaxError as error:
+        raise PromptError(f"the chat template is no valid template: {error}; repair tokenizer.chat_template") from error
+
+
+def _check_messages(messages: Sequence[Message], control: Sequence[str]) -> None:
+    if not messages:
+        raise PromptError("there are no messages; give at least one")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise PromptError(
+                f"message {index} is a {type(message).__name__}; expected a mapping, as {{'role': 'user', 'content': ...}}"
+            )
+        role = message.get("role")
+        if not isinstance(role, str) or not _ROLE.fullmatch(role) or role in control:
+            raise PromptError(
+                f"message {index} has the role {role!r}; expected a word, as 'user', 'assistant' or 'system'"
+            )
+
+
+def _check_keys(value: Any, control: Sequence[str]) -> None:
+    """Refuse control tokens in the keys of mappings, which templates write out with tool calls and nothing sanitises."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            spelt = next((token for token in control if token in str(key)), None)
+            if spelt is not None:
+                raise PromptError(f"the key {str(key)[:60]!r} spells the control token {spelt}; rename it")
+            _check_keys(inner, control)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_keys(inner, control)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _strings(inner)
