@@ -71,6 +71,8 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "sliding_window": 16,
         "tie_word_embeddings": False,
     },
+    "gemma3_text": {**_BASE, **_KV, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16},
+    "phi3": {**_BASE, **_KV},
     "granite": {**_BASE, **_KV, "logits_scaling": 1.5},
     "cohere": {**_BASE, **_KV, "logit_scale": 0.6, "tie_word_embeddings": False},
     "gpt_neox": {**_BASE},

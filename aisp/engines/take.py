@@ -36,10 +36,8 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
     proposed = logits
     if perturbation is not None and shifts is not None:
         count = len(perturbation.rows)
-        moved = raw.clone() if count < n else raw
+        moved = raw.clone()
         moved[perturbation.rows] += shifts[:count]
-        if moved is raw:
-            raw = raw - shifts[:count]
         proposed = head.finish(moved)
         figures[:, 3] = _kl_to_base(head, raw, logits, shifts[count:], perturbation)
         figures[:, 4] = _mean_dot(n, perturbation)

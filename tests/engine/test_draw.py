@@ -1,0 +1,71 @@
+"""Taking tokens: truncation, and draws by the inverse of the cumulative distribution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from aisp.engines.draw import inverse_cdf, log_probabilities
+from aisp.noise import uniforms
+from aisp.records import GREEDY, Sampling
+
+
+def logits_of(n, vocab, seed=0):
+    return 3 * torch.randn(n, vocab, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.6),
+        Sampling(temperature=1.4, top_k=5),
+        Sampling(temperature=0.9, top_p=0.8),
+        Sampling(temperature=5.0, top_p=0.95),
+        Sampling(temperature=1.1, top_p=0.7, top_k=30),
+    ],
+)
+def test_truncation_is_that_of_the_library(sampling):
+    logits = logits_of(6, 3000)
+    expected = TemperatureLogitsWarper(sampling.temperature)(None, logits)
+    if sampling.top_k:
+        expected = TopKLogitsWarper(sampling.top_k)(None, expected)
+    if sampling.top_p < 1:
+        expected = TopPLogitsWarper(sampling.top_p)(None, expected)
+    torch.testing.assert_close(log_probabilities(logits, sampling), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_greedy_settings_have_the_probabilities_of_temperature_one():
+    logits = logits_of(2, 50)
+    truncated = Sampling(temperature=0, top_p=0.5, top_k=3)
+    for sampling in (GREEDY, truncated):
+        assert torch.equal(log_probabilities(logits, sampling), logits.log_softmax(-1))
+
+
+def test_draws_have_the_distribution():
+    probabilities = torch.tensor([[0.0, 0.05, 0.0, 0.5, 0.15, 0.3, 0.0]]).expand(20_000, -1)
+    drawn = inverse_cdf(probabilities, uniforms(range(20_000), torch.tensor([[0]]))[:, 0])
+    shares = torch.bincount(drawn, minlength=7) / 20_000
+    errors = (probabilities[0] * (1 - probabilities[0]) / 20_000).sqrt()
+    assert bool(((shares - probabilities[0]).abs() <= 4 * errors).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 1000), st.integers(0, 1000), st.floats(1e-9, 1 - 1e-9))
+def test_the_token_is_where_the_cumulative_distribution_passes_the_number(vocab, seed, number):
+    probabilities = log_probabilities(logits_of(1, vocab, seed), Sampling(top_k=max(1, vocab // 3))).exp().double()
+    drawn = int(inverse_cdf(probabilities, torch.tensor([number], dtype=torch.float64))[0])
+    cumulative = probabilities[0].cumsum(0) / probabilities.sum()
+    assert probabilities[0, drawn] > 0
+    assert float(cumulative[drawn]) >= number - 1e-12
+    assert drawn == 0 or float(cumulative[drawn - 1]) <= number + 1e-12
+
+
+def test_a_number_at_the_end_still_takes_a_possible_token():
+    probabilities = torch.zeros(1, 600)
+    probabilities[0, 300] = 1.0
+    for number in (1e-12, 1 - 2**-30):
+        assert int(inverse_cdf(probabilities, torch.tensor([number], dtype=torch.float64))[0]) == 300
