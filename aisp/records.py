@@ -70,7 +70,7 @@ class NoiseTerm:
     spans: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
     """A run of response tokens with their per-token figures, each of shape (length,) and in nats.
 

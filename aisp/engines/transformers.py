@@ -96,6 +96,10 @@ class TransformersEngine:
                 f"the prompt has {len(tokens)} tokens and the model's context holds {limit}, the response included; "
                 "shorten the prompt (langchain_core.messages.trim_messages does)"
             )
+        rows = self._parts.decoder.body.get_input_embeddings().weight.shape[0]
+        strange = next((token for token in tokens if not 0 <= token < rows), None)
+        if strange is not None:
+            raise PromptError(f"token {strange} is not one of the model's {rows}; was the prompt encoded by another tokenizer?")
         try:
             return self._scheduler.call(lambda: self._prefill(tokens))
         except AISPError:
