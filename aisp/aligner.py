@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aisp.engines.base import Engine, Progress
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
 from aisp.noise import fresh_seed, root_seed
 from aisp.plan import Plan
 from aisp.records import Candidate, Limits, Message, Rollout, Score
-from aisp.rewards.base import Reward
 from aisp.strategies.base import Info, Setting, Strategy
 from aisp.trace import Alignment, Cost, Response, Round, StoppedBy, best_of
+
+if TYPE_CHECKING:
+    from aisp.rewards.base import Reward
 
 Parse = Callable[["Request", Rollout], Candidate]
 

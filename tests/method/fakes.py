@@ -1,0 +1,62 @@
+"""An engine of canned texts and rewards that are plain functions, for tests of the loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from aisp.records import Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
+
+
+class FakeEngine:
+    """Answers with a word that depends on the proposal's seed; every rollout takes `seconds`."""
+
+    context_length = None
+
+    def __init__(self, seconds: float = 0.0, words: Sequence[str] = ("ash", "birch", "cedar", "elm", "fir")) -> None:
+        self.seconds = seconds
+        self.words = words
+        self.calls: list[int] = []
+
+    def prefill(self, token_ids):
+        return Prefix(token_ids=tuple(token_ids))
+
+    def rollout(self, prefix: Prefix, proposals: Sequence[Proposal], limits: Limits, progress=None):
+        self.calls.append(len(proposals))
+        time.sleep(self.seconds)
+        over = limits.deadline is not None and time.monotonic() >= limits.deadline
+        over = over or (limits.cancel is not None and limits.cancel.is_set())
+        return [self._answer(proposal, cancelled=over) for proposal in proposals]
+
+    def _answer(self, proposal: Proposal, cancelled: bool) -> Rollout:
+        word = self.words[proposal.seed % len(self.words)]
+        figures = {
+            name: np.full(3, -1.0) for name in ("log_prob", "log_prior", "log_proposal", "kl_to_base", "mean_dot")
+        }
+        return Rollout(
+            tokens=Tokens(ids=(1, 2, 3), **figures),
+            text=word,
+            finish_reason="cancelled" if cancelled else "stop",
+            forward_tokens=2,
+            natural_scale=0.5 if proposal.measure_scale else None,
+        )
+
+
+class FakeReward:
+    """Scores with a function from text to a number or a Score."""
+
+    name = "fake"
+
+    def __init__(self, function: Callable[[str], float | Score]) -> None:
+        self.function = function
+        self.sessions = 0
+
+    def session(self):
+        self.sessions += 1
+        return self
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        values = [self.function(candidate.text) for candidate in candidates]
+        return [value if isinstance(value, Score) else Score(value=value) for value in values]
