@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# The embedded model, quick when it is there; by Python, so that a broken command line fails its own tests.
+FETCH := $(BIN)/python -c 'from aisp.models import fetch; fetch()'
 COVERAGE := --cov=aisp --cov=aisp_langchain --cov-report=term
 RUN_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
@@ -24,11 +26,11 @@ demo: $(RUN_STAMP)
 	$(BIN)/aisp demo
 
 test: $(DEV_STAMP)
-	$(BIN)/aisp model fetch
+	$(FETCH)
 	$(PYTEST) -m "not full" $(COVERAGE)
 
 test-full: $(DEV_STAMP)
-	$(BIN)/aisp model fetch
+	$(FETCH)
 	$(PYTEST) $(COVERAGE)
 
 lint: $(DEV_STAMP)

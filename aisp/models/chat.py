@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from aisp.errors import AISPError, ConfigurationError, PromptError, UnsupportedModelError
@@ -18,7 +19,10 @@ from aisp.records import Message
 
 _ROLE = re.compile(r"[A-Za-z_][\w-]*")
 _ANSWER = "Zq7 answer"
-_GIVEN_BY_US = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+_GIVEN = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}  # by the call
+    | {"raise_exception", "strftime_now"}  # by transformers
+)
 _CALL_OPTIONS = frozenset({"add_generation_prompt", "continue_final_message", "documents"})
 
 
@@ -47,8 +51,8 @@ class ChatEncoder:
         """Return the prompt's token ids; see `LoadedModel.encode`."""
         if not self._tokenizer.chat_template:
             raise UnsupportedModelError(
-                f"the tokenizer of {self._name} has no chat template, so messages can't become a prompt; choose a model "
-                "tuned for chat, or set tokenizer.chat_template and give the tokenizer"
+                f"the tokenizer of {self._name} has no chat template, so messages can't become a prompt; choose a "
+                "model tuned for chat, or set tokenizer.chat_template and give the tokenizer"
             )
         template = self._template(tools)
         self._check_options(template, tools, options)
@@ -79,7 +83,7 @@ class ChatEncoder:
         return str(self._tokenizer.get_chat_template(None, list(tools) if tools else None))
 
     def _control_tokens(self, template: str) -> tuple[str, ...]:
-        """Return what must not come from user text: the special tokens, and other added ones that the template names."""
+        """Return what must not come from user text: special tokens, and other added ones that the template names."""
         added = self._tokenizer.added_tokens_decoder.values()
         return tuple(t.content for t in added if t.special or (t.content in template and not t.content.isspace()))
 
@@ -87,14 +91,15 @@ class ChatEncoder:
         known = _variables(template)
         unknown = sorted(set(options) - known - _CALL_OPTIONS)
         if unknown:
-            free = sorted(known - _GIVEN_BY_US - set(self._tokenizer.special_tokens_map))
+            free = sorted(known - _GIVEN - set(self._tokenizer.special_tokens_map))
             raise ConfigurationError(
-                f"the chat template of {self._name} has no {', '.join(unknown)}; it takes {', '.join(free) or 'nothing'}"
+                f"the chat template of {self._name} has no {', '.join(unknown)}; "
+                f"it takes {', '.join(free) or 'nothing'}"
             )
         if tools and "tools" not in known:
             raise PromptError(
-                f"the chat template of {self._name} has no place for tools, so the model would not hear of them; describe "
-                "them in a system message, or choose a model whose template takes tools"
+                f"the chat template of {self._name} has no place for tools, so the model would not hear of them; "
+                "describe them in a system message, or choose a model whose template takes tools"
             )
 
     def _apply(self, messages: Sequence[Message], tools: Sequence[Any] | None, **options: Any) -> list[int]:
@@ -113,8 +118,8 @@ class ChatEncoder:
         except Exception as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise PromptError(
-                f"the chat template of {self._name} can't hold these messages (roles: {roles}): {error}. Templates often "
-                "want user and assistant to take turns, the system message first, and text as content"
+                f"the chat template of {self._name} can't hold these messages (roles: {roles}): {error}. Templates "
+                "often want user and assistant to take turns, the system message first, and text as content"
             ) from error
         return [int(token) for token in ids]
 
@@ -158,7 +163,8 @@ class ChatEncoder:
                 )
 
 
-def _variables(template: str) -> set[str]:
+@lru_cache(maxsize=64)
+def _variables(template: str) -> frozenset[str]:
     """Return the names that a template reads and does not set."""
     import jinja2
     from jinja2 import meta
@@ -167,7 +173,7 @@ def _variables(template: str) -> set[str]:
     # transformers' own tag round what an assistant says, which jinja2 does not know.
     plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
     try:
-        return meta.find_undeclared_variables(environment.parse(plain))
+        return frozenset(meta.find_undeclared_variables(environment.parse(plain)))
     except jinja2.TemplateSyntaxError as error:
         raise PromptError(f"the chat template is no valid template: {error}; repair tokenizer.chat_template") from error
 
@@ -178,7 +184,8 @@ def _check_messages(messages: Sequence[Message], control: Sequence[str]) -> None
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise PromptError(
-                f"message {index} is a {type(message).__name__}; expected a mapping, as {{'role': 'user', 'content': ...}}"
+                f"message {index} is a {type(message).__name__}; expected a mapping, "
+                "as {'role': 'user', 'content': ...}"
             )
         role = message.get("role")
         if not isinstance(role, str) or not _ROLE.fullmatch(role) or role in control:
@@ -188,7 +195,7 @@ def _check_messages(messages: Sequence[Message], control: Sequence[str]) -> None
 
 
 def _check_keys(value: Any, control: Sequence[str]) -> None:
-    """Refuse control tokens in the keys of mappings, which templates write out with tool calls and nothing sanitises."""
+    """Refuse control tokens in keys, which templates write out with tool calls and nothing sanitises."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             spelt = next((token for token in control if token in str(key)), None)

@@ -97,8 +97,8 @@ def _check_folder(folder: Path, name: str) -> None:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UnsupportedModelError(
-            f"{name} has its weights only as pickles ({', '.join(pickles[:3])}), which can run code when they are read; "
-            "expected safetensors. Where you trust them, convert them once: "
+            f"{name} has its weights only as pickles ({', '.join(pickles[:3])}), which can run code when they are "
+            "read; expected safetensors. Where you trust them, convert them once: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
         )
     raise ModelNotFoundError(
@@ -122,16 +122,17 @@ def _load_weights(folder: Path, name: str, *, dtype: torch.dtype, **options: Any
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, NotImplementedError) as error:
         raise UnsupportedModelError(
-            f"transformers can't load {name} as a causal language model here: {error}. A quantised checkpoint needs the "
-            "package of its method (and often a GPU); a model with code of its own needs trust_remote_code=True, for "
-            "which you have to trust its authors"
+            f"transformers can't load {name} as a causal language model here: {error}. A quantised checkpoint needs "
+            "the package of its method (and often a GPU); a model with code of its own needs trust_remote_code=True, "
+            "for which you have to trust its authors"
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers would fill them with random numbers and a warning.
         raise UnsupportedModelError(
-            f"the checkpoint {name} lacks {len(missing)} weights of a {type(model).__name__} ({', '.join(missing[:3])}); it "
-            "holds another kind of model, as a classifier or an encoder. Choose a causal language model"
+            f"the checkpoint {name} lacks {len(missing)} weights of a {type(model).__name__} "
+            f"({', '.join(missing[:3])}); it holds another kind of model, as a classifier "
+            "or an encoder. Choose a causal language model"
         )
     return model
 
@@ -142,8 +143,8 @@ def _load_adapter(folder: Path, name: str, **options: Any) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise UnsupportedModelError(
-            f"{name} is an adapter, which needs the package peft: pip install 'aisp-langchain[peft]'; or merge it into its "
-            "base model and save that"
+            f"{name} is an adapter, which needs the package peft: pip install 'aisp-langchain[peft]'; or merge it into "
+            "its base model and save that"
         ) from error
     base = find_base(folder, name)
     model = load_model(base, str(base), **options)
@@ -151,8 +152,8 @@ def _load_adapter(folder: Path, name: str, **options: Any) -> Any:
         merged = PeftModel.from_pretrained(model, str(folder), is_trainable=False).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
         raise UnsupportedModelError(
-            f"the adapter {name} can't be merged into {base}: {error}. Expected one of peft's that can (LoRA and its kin), as "
-            "safetensors"
+            f"the adapter {name} can't be merged into {base}: {error}. Expected one of peft's that can (LoRA and its "
+            "kin), as safetensors"
         ) from error
     return merged
 
@@ -174,6 +175,6 @@ def find_base(folder: Path, name: str) -> Path:
         return Path(snapshot_download(base, local_files_only=True))
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
-            f"{name} is an adapter of {base!r}, which is not on this machine; load that once by its name (or: hf download "
-            f"{base}), then the adapter"
+            f"{name} is an adapter of {base!r}, which is not on this machine; load that once by its name (or: hf "
+            f"download {base}), then the adapter"
         ) from error

@@ -53,7 +53,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     found: Any = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigurationError(
-            f"dtype is {dtype!r}; expected a floating-point dtype, as 'float32', 'bfloat16' or 'float16', or None to choose"
+            f"dtype is {dtype!r}; expected a floating-point dtype, as 'float32', 'bfloat16' or 'float16', or None"
         )
     return found
 

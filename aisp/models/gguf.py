@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from aisp.errors import ModelNotFoundError, UnsupportedModelError
+from aisp.errors import AISPError, ModelNotFoundError, UnsupportedModelError
 from aisp.models import files
 
 _log = logging.getLogger(__name__)
@@ -119,7 +119,9 @@ def _write(path: Path, target: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
         model = _read_weights(path)
-    except (ValueError, KeyError, NotImplementedError, ImportError, OSError, RuntimeError) as error:
+    except AISPError:
+        raise
+    except Exception as error:  # a torn or foreign file breaks the reader anywhere: struct.error, IndexError, ...
         raise UnsupportedModelError(
             f"transformers can't read {path.name} as a causal language model: {error}. Use the model's safetensors "
             "checkpoint, or a GGUF file of an architecture and a quantisation that transformers knows"

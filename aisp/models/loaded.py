@@ -97,8 +97,8 @@ def check_placement(name: str, model: Any) -> None:
     held = {str(weight.device) for weight in model.parameters()}
     if "meta" in held or "disk" in mapped or len(held) > 1:
         raise UnsupportedModelError(
-            f"{name} is spread over {', '.join(sorted(mapped | held))}; expected one device. Choose a device that holds all "
-            "of it, a smaller dtype, a quantised checkpoint, or a serving engine for models larger than one device"
+            f"{name} is spread over {', '.join(sorted(mapped | held))}; expected one device. Choose a device that "
+            "holds all of it, a smaller dtype, a quantised checkpoint, or a serving engine that splits models"
         )
 
 

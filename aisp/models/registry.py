@@ -50,8 +50,8 @@ def load(
 
     Args:
         model: An embedded model's name (`EMBEDDED`), a checkpoint folder, a GGUF file, a hub id ("owner/name", which is
-            downloaded where it is not cached; nothing else is), or a transformers model. A model given as an object stays
-            as it is and needs its tokenizer beside it.
+            downloaded where it is not cached; nothing else is), or a transformers model. A model given as an object
+            stays as it is and needs its tokenizer beside it.
         tokenizer: A tokenizer, or the folder of one. None takes the model's own.
         dtype: Of the weights. None takes bfloat16 where the device is fast at it (CUDA from Ampere on, CPUs with AMX or
             AVX512-BF16), else float32.
@@ -149,8 +149,8 @@ def _find(name: str, revision: str | None, *, trust_remote_code: bool) -> _Sourc
         )
     else:
         raise ModelNotFoundError(
-            f"{name!r} leads to no model: there is no such file or folder, and it is neither a hub id (owner/name) nor an "
-            f"embedded model ({', '.join(embedded.EMBEDDED)})"
+            f"{name!r} leads to no model: there is no such file or folder, and it is neither a hub id (owner/name) nor "
+            f"an embedded model ({', '.join(embedded.EMBEDDED)})"
         )
     if revision is not None:
         raise ConfigurationError(f"revision is {revision!r}, and {name!r} is no hub id; leave it out")

@@ -173,7 +173,7 @@ def test_packages_that_are_gone(package: embedded.EmbeddedModel, monkeypatch: py
 
 
 def test_a_name_that_is_in_no_table() -> None:
-    with pytest.raises(ModelNotFoundError, match="expected one of smollm2-135m, qwen2.5-coder-0.5b"):
+    with pytest.raises(ModelNotFoundError, match=r"expected one of smollm2-135m, qwen2\.5-coder-0\.5b"):
         models.fetch("smollm")
 
 

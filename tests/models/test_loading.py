@@ -142,7 +142,7 @@ def test_settings_that_contradict(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["smollm2", "./nowhere", "nowhere.gguf", "a/b/c", "there/is-no.gguf", ""])
 def test_a_name_that_leads_nowhere(name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="leads to no model|holds no model"):
+    with pytest.raises(ModelNotFoundError, match="leads to no model"):
         models.load(name)
 
 
@@ -176,7 +176,7 @@ def test_missing_weights_are_refused_rather_than_made_up(tmp_path: Path) -> None
     weights = {name: value for name, value in model.state_dict().items() if "layers.1" not in name}
     model.save_pretrained(tmp_path, state_dict=weights)
     testing.tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="lacks .* weights of a Qwen2ForCausalLM"):
+    with pytest.raises(UnsupportedModelError, match=r"lacks \d+ weights of a Qwen2ForCausalLM"):
         models.load(tmp_path)
 
 
