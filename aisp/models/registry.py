@@ -137,7 +137,7 @@ def _find(name: str, revision: str | None, *, trust_remote_code: bool) -> _Sourc
     path = Path(name).expanduser()
     if name in embedded.EMBEDDED:
         source = _Source(f"embedded:{name}", lambda: embedded.checkpoint(name))
-    elif path.is_dir():
+    elif name and path.is_dir():
         source = _Source(f"folder:{path.resolve()}", lambda: path)
     elif path.is_file():
         state = path.stat()
