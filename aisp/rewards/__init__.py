@@ -1,0 +1,30 @@
+"""Rewards: what a response is worth to its user. They add up, and each named part survives into the trace.
+
+    reward = 0.7 * Sentiment() + 0.3 * Length(20, 60) + veto(Avoids("as an AI"))
+"""
+
+from __future__ import annotations
+
+from aisp.rewards.algebra import minimum, normalize, product, veto, when
+from aisp.rewards.base import Reward
+from aisp.rewards.classifier import Classifier
+from aisp.rewards.function import FunctionReward
+from aisp.rewards.rules import Avoids, Contains, Length, Regex, ValidJSON
+from aisp.rewards.sentiment import Sentiment
+
+__all__ = [
+    "Avoids",
+    "Classifier",
+    "Contains",
+    "FunctionReward",
+    "Length",
+    "Regex",
+    "Reward",
+    "Sentiment",
+    "ValidJSON",
+    "minimum",
+    "normalize",
+    "product",
+    "veto",
+    "when",
+]
