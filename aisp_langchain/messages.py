@@ -1,0 +1,81 @@
+"""Messages, from LangChain's to the OpenAI-style ones that `aisp` and chat templates hold, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages, merge_message_runs
+from langchain_core.messages.ai import UsageMetadata
+
+from aisp.errors import PromptError
+from aisp.trace import Alignment
+
+_TEXT_BLOCKS = {"text", "reasoning", "thinking", "tool_use", "tool_call", "input_text", "output_text"}
+
+
+def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return OpenAI-style messages with plain text as content, as chat templates want them.
+
+    Runs of one role are merged, since many templates refuse them; arguments of tool calls become mappings.
+
+    Raises:
+        PromptError: An image, audio or file, which a text model can't read.
+    """
+    for message in messages:
+        _check_blocks(message)
+    merged = merge_message_runs([_without_reasoning(message) for message in messages], chunk_separator="\n\n")
+    converted = convert_to_openai_messages(merged, text_format="string")
+    return [_plain(message) for message in converted]
+
+
+def to_ai_message(alignment: Alignment, *, model_name: str, prompt_tokens: int) -> AIMessage:
+    """Return the best response as a message, with what it cost and how it was found."""
+    candidate, tokens = alignment.best.candidate, alignment.best.rollout.tokens
+    return AIMessage(
+        content=candidate.text,
+        usage_metadata=UsageMetadata(
+            input_tokens=prompt_tokens, output_tokens=len(tokens), total_tokens=prompt_tokens + len(tokens)
+        ),
+        response_metadata={
+            "model_name": model_name,
+            "model_provider": "aisp",
+            "finish_reason": alignment.best.rollout.finish_reason,
+            "aisp": alignment.summary(),
+        },
+    )
+
+
+def _check_blocks(message: BaseMessage) -> None:
+    for block in message.content if isinstance(message.content, list) else ():
+        kind = block.get("type", "text") if isinstance(block, Mapping) else "text"
+        if kind not in _TEXT_BLOCKS:
+            raise PromptError(
+                f"a {message.type} message holds a block of type {kind!r}, and this model reads text; leave it out, or "
+                "describe it in words"
+            )
+
+
+def _without_reasoning(message: BaseMessage) -> BaseMessage:
+    """Drop what a model thought in an earlier turn: templates have no place for it."""
+    if isinstance(message.content, str):
+        return message
+    kept = [b for b in message.content if not (isinstance(b, Mapping) and b.get("type") in ("reasoning", "thinking"))]
+    return message.model_copy(update={"content": kept})
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {**message, "content": message.get("content") or ""}
+    if plain.get("tool_calls"):
+        plain["tool_calls"] = [_with_mapping(call) for call in plain["tool_calls"]]
+    return plain
+
+
+def _with_mapping(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    try:
+        function["arguments"] = json.loads(function["arguments"])
+    except (TypeError, ValueError):
+        pass  # what a model once wrote wrong is shown as it was
+    return {**call, "function": function}
