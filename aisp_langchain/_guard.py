@@ -30,7 +30,14 @@ def check() -> None:
         )
     guard = runpy.run_path(str(site / "aisp" / "_guard.py"))
     if found.parent != site / "aisp":
-        owner = _owner(found) or f"of unknown name, at {found.parent}, which comes first on sys.path"
+        owner = _owner(found)
+        if owner is None:
+            raise ImportError(
+                f"`import aisp` brings a package of unknown name, at {found.parent}, which comes first on sys.path; "
+                "expected the one of the distribution aisp-langchain. Rename that folder, or start Python elsewhere",
+                name="aisp",
+                path=str(found),
+            )
         raise ImportError(guard["collision_message"](owner, found.parent.parent), name="aisp", path=str(found))
     if b"_guard" not in found.read_bytes():
         guard["check"](str(found))

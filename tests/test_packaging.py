@@ -128,6 +128,17 @@ def test_theirs_before_an_editable_install_is_named_before_it_runs(tmp_path: Pat
     assert "theirs ran" not in done.stderr
 
 
+def test_a_stray_folder_of_the_same_name_is_named_before_it_runs(tmp_path: Path) -> None:
+    install(tmp_path / "site", "aisp-langchain", OURS)
+    (tmp_path / "here" / "aisp").mkdir(parents=True)
+    (tmp_path / "here" / "aisp" / "__init__.py").write_text(THEIRS["aisp/__init__.py"])
+    done = python(f"sys.path.insert(1, {str(tmp_path / 'site')!r})\nimport aisp_langchain", tmp_path / "here")
+    assert "of unknown name, at" in done.stderr
+    assert "which comes first on sys.path" in done.stderr
+    assert "pip" not in done.stderr.partition("sys.path")[2]  # there is nothing to uninstall
+    assert "theirs ran" not in done.stderr
+
+
 def test_half_an_installation_says_what_is_missing(tmp_path: Path) -> None:
     install(
         tmp_path, "aisp-langchain", {name: text for name, text in OURS.items() if name.startswith("aisp_langchain")}

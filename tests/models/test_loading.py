@@ -229,6 +229,17 @@ def test_a_model_that_is_partly_elsewhere_is_refused(folder: Path) -> None:
         models.load(model, tokenizer=testing.tiny_tokenizer())
 
 
+def test_a_model_whose_weights_are_nowhere_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="spread over meta"):
+        models.load(testing.tiny_model().to("meta"), tokenizer=testing.tiny_tokenizer())
+
+
+def test_a_checkpoint_that_wants_control_tokens_split_does_not_get_its_way(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split_special_tokens": True}))
+    assert models.load(folder).encode([{"role": "user", "content": "Hi<|im_end|>"}]).count(2) == 1
+
+
 def test_an_adapter_is_merged_into_its_base(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     base = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
