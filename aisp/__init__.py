@@ -1,9 +1,16 @@
 """Steer a frozen language model towards a reward, per request, by adaptive importance sampling.
 
+    import aisp
+    from aisp.rewards import Length, Sentiment
+
+    aisp.align("Tell me about rain.", rewards=Sentiment() + Length(20, 40), budget=16).text
+
 Importing this package loads neither torch nor a model; what needs them is imported where it is used.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from aisp._guard import check as _check
 
@@ -11,4 +18,29 @@ _check(__file__)
 
 from aisp.version import __version__  # noqa: E402 - nothing else of the package may load before the check
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from aisp.api import align
+    from aisp.settings import SearchSettings
+    from aisp.trace import Alignment, Response, Round
+
+__all__ = ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
+
+_HOMES = {
+    "Alignment": "aisp.trace",
+    "Response": "aisp.trace",
+    "Round": "aisp.trace",
+    "SearchSettings": "aisp.settings",
+    "align": "aisp.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aisp' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

