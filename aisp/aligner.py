@@ -64,7 +64,9 @@ class Stops:
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
-            raise ConfigurationError(f"patience is {self.patience}; expected an integer >= 1, or None to spend the budget")
+            raise ConfigurationError(
+                f"patience is {self.patience}; expected an integer >= 1, or None to spend the budget"
+            )
 
 
 @dataclass(slots=True)
@@ -107,7 +109,8 @@ class Aligner:
     ) -> None:
         if reward is None and plan.budget > 1:
             raise ConfigurationError(
-                f"budget is {plan.budget} but there are no rewards to choose by; give rewards, or budget=1 for a plain answer"
+                f"budget is {plan.budget} but there are no rewards to choose by; "
+                "give rewards, or budget=1 for a plain answer"
             )
         self.engine = engine
         self.strategy = strategy
@@ -165,7 +168,12 @@ class Aligner:
         return self._finish(search, request, stopped_by)
 
     def _scored(
-        self, request: Request, scorer: Reward | None, rollouts: Sequence[Rollout], rows: Sequence[int], round_index: int
+        self,
+        request: Request,
+        scorer: Reward | None,
+        rollouts: Sequence[Rollout],
+        rows: Sequence[int],
+        round_index: int,
     ) -> list[Response]:
         candidates = [self.parse(request, rollouts[row]) for row in rows]
         scores = [Score(value=0.0)] * len(rows) if scorer is None else scorer.score(candidates)

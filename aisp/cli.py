@@ -39,7 +39,9 @@ def _readable_errors() -> Iterator[None]:
 def align(
     prompt: Annotated[Optional[str], typer.Argument(help="The user's text.")] = None,  # noqa: UP045 - typer reads it
     prompts: Annotated[Optional[Path], typer.Option(help="A file of prompts, .txt or .jsonl.")] = None,  # noqa: UP045
-    reward: Annotated[list[str], typer.Option(help="As sentiment, 0.5*length:20..40, veto:avoids:sorry; they add up.")] = [],  # noqa: B006
+    reward: Annotated[
+        list[str], typer.Option(help="As sentiment, 0.5*length:20..40, veto:avoids:sorry; they add up.")
+    ] = [],  # noqa: B006
     model: ModelOption = "smollm2-135m",
     strategy: Annotated[Optional[str], typer.Option(help="aisp or best_of_n.")] = None,  # noqa: UP045
     preset: Annotated[Optional[str], typer.Option(help="paper: all of the paper's numbers.")] = None,  # noqa: UP045
@@ -63,10 +65,10 @@ def align(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole trace as JSON.")] = False,
 ) -> None:
     """Answer a prompt, or a file of them, with the responses that the rewards like best."""
-    names = ("strategy", "preset", "budget", "num_samples", "num_rounds", "max_tokens", "temperature", "top_p", "top_k")
-    names += ("scale", "reward_temperature", "horizon", "seed", "timeout", "target_reward", "patience")
-    given = {name: value for name, value in locals().items() if name in names and value is not None}
-    given |= {"stop": stop} if stop else {}
+    from aisp.settings import SearchSettings
+
+    given = {name: value for name, value in locals().items() if name in SearchSettings.model_fields and value}
+    given |= {name: 0 for name, value in locals().items() if name in SearchSettings.model_fields and value == 0}
     with _readable_errors():
         from aisp.commands import align_many, align_one
         from aisp.rewards.spec import parse_rewards
@@ -92,7 +94,7 @@ def align(
 def demo(
     model: ModelOption = "smollm2-135m",
     budget: Annotated[int, typer.Option(help="Responses a prompt and strategy.")] = 32,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 40,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 48,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal answers.")] = 1,
     plot: Annotated[Optional[Path], typer.Option(help="A picture of reward against budget.")] = None,  # noqa: UP045
 ) -> None:

@@ -20,7 +20,9 @@ from aisp.settings import SearchSettings
 from aisp.trace import Alignment, Round
 
 
-def align_one(prompt: str, rewards: Reward | None, model: str, settings: Mapping[str, Any], *, quiet: bool) -> Alignment:
+def align_one(
+    prompt: str, rewards: Reward | None, model: str, settings: Mapping[str, Any], *, quiet: bool
+) -> Alignment:
     """Answer one prompt; unless quiet, show the search and a table of its rounds."""
     console = Console(quiet=quiet)
     with search_progress(console) as progress:
@@ -42,11 +44,15 @@ def align_many(
     keys = [result_key(messages, asked, index) for index, messages in enumerate(conversations)]
     console = Console(stderr=True)
     with search_progress(console) as progress:
-        total = progress.add_task("prompts", total=len(keys), completed=sum(key in results.done for key in keys), note="")
+        total = progress.add_task(
+            "prompts", total=len(keys), completed=sum(key in results.done for key in keys), note=""
+        )
         for index, (key, messages) in enumerate(zip(keys, conversations, strict=True)):
             if key not in results.done:
                 alignment = watched(progress, f"prompt {index + 1}", messages, rewards, model, settings)
-                results.write(key, {"index": index, "messages": messages, "text": alignment.text, **alignment.summary()})
+                results.write(
+                    key, {"index": index, "messages": messages, "text": alignment.text, **alignment.summary()}
+                )
                 progress.advance(total)
     console.print(f"{len(keys)} answers in {out}", highlight=False)
 
@@ -83,7 +89,9 @@ def watched(
 
 def rounds_table(alignment: Alignment) -> Table:
     """Return a table of a search's rounds."""
-    table = Table("round", "responses", "distinct", "mean", "best", "best so far", "ESS", "KL (nats)", "tokens", "seconds")
+    table = Table(
+        "round", "responses", "distinct", "mean", "best", "best so far", "ESS", "KL (nats)", "tokens", "seconds"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for index, round_ in enumerate(alignment.rounds):

@@ -1,4 +1,4 @@
-"""`aisp demo`: three prompts, answered plainly, by best-of-n, and steered, at equal budget, with one composed reward."""
+"""`aisp demo`: three prompts, answered plainly, by best-of-n, and steered, with one reward and at equal budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from aisp.commands import search_progress, watched
-from aisp.rewards import Avoids, Length, Reward, Sentiment, veto
+from aisp.rewards import Avoids, Length, Regex, Reward, Sentiment, veto
 from aisp.trace import Alignment
 
 PROMPTS = (
@@ -23,26 +23,36 @@ STRATEGIES = ("plain", "best_of_n", "aisp")
 
 
 def demo_reward() -> Reward:
-    """Kind, between 15 and 35 words, and without the phrase that gives a machine away."""
-    return 1.0 * Sentiment() + 0.5 * Length(15, 35) + veto(Avoids("as an AI"))
+    """Warm, of 15 to 35 words, with an end, and without the phrase that gives a machine away."""
+    kept = 0.3 * Length(15, 35) + 0.3 * Regex(r"[.!?]\s*$", name="finished")
+    return Sentiment(measure="balance") + kept + veto(Avoids("as an AI"))
 
 
 def run(*, model: str, budget: int, max_tokens: int, seed: int, plot: Path | None) -> dict[str, list[Alignment]]:
     """Run the demonstration and print it; return the searches by strategy."""
     console = Console()
     reward = demo_reward()
-    console.print(f"[bold]{model}[/], reward = 1.0 sentiment + 0.5 length(15..35 words), veto(avoids 'as an AI')")
-    console.print(f"{budget} responses a search, {max_tokens} tokens at most, seed {seed}\n")
+    console.print(
+        f"[bold]{model}[/], reward = sentiment + 0.3 length(15..35 words) + 0.3 finished, veto(avoids 'as an AI')",
+        highlight=False,
+    )
+    console.print(f"{budget} responses a search, {max_tokens} tokens at most, seed {seed}\n", highlight=False)
     found: dict[str, list[Alignment]] = {strategy: [] for strategy in STRATEGIES}
     for prompt in PROMPTS:
         console.print(Panel(escape(prompt), title="prompt", title_align="left", style="bold"))
         for strategy in STRATEGIES:
             settings: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed}
-            settings |= {"strategy": "best_of_n", "budget": 1} if strategy == "plain" else {"strategy": strategy, "budget": budget}
+            settings |= (
+                {"strategy": "best_of_n", "budget": 1}
+                if strategy == "plain"
+                else {"strategy": strategy, "budget": budget}
+            )
             with search_progress(console) as progress:
                 alignment = watched(progress, strategy, prompt, reward, model, settings)
             found[strategy].append(alignment)
-            console.print(f"[bold]{strategy}[/]  reward [bold]{alignment.best.reward:.3f}[/]  {alignment.cost.seconds:.0f} s")
+            console.print(
+                f"[bold]{strategy}[/]  reward [bold]{alignment.best.reward:.3f}[/]  {alignment.cost.seconds:.0f} s"
+            )
             console.print(f"  {escape(' '.join(alignment.text.split()))}\n")
     console.print(_summary(found))
     if plot is not None:
@@ -54,16 +64,17 @@ def run(*, model: str, budget: int, max_tokens: int, seed: int, plot: Path | Non
 
 
 def _summary(found: dict[str, list[Alignment]]) -> Table:
-    table = Table("strategy", "responses", *(f"prompt {i + 1}" for i in range(len(PROMPTS))), "mean reward", "tokens", "seconds")
+    prompts = (f"prompt {i + 1}" for i in range(len(PROMPTS)))
+    table = Table("reward of", *prompts, "mean", "responses", "tokens", "seconds", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     for strategy, runs in found.items():
         rewards = [alignment.best.reward for alignment in runs]
         table.add_row(
             strategy,
-            str(runs[0].cost.responses),
             *(f"{reward:.3f}" for reward in rewards),
             f"{sum(rewards) / len(rewards):.3f}",
+            str(runs[0].cost.responses),
             str(sum(alignment.cost.forward_tokens for alignment in runs)),
             f"{sum(alignment.cost.seconds for alignment in runs):.0f}",
         )

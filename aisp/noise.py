@@ -1,8 +1,9 @@
 """Counter-based randomness: the same integers from (stream, seed, position) on every device, nothing stored.
 
-Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a 128-bit counter and a 64-bit
-key to 128 random bits. The key is the seed; the counter is (block, position, stream, 0), so that a row's noise depends
-on nothing but its seed and the absolute position in the response: not on the batch, its order, or what was drawn before.
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a 128-bit counter and a
+64-bit key to 128 random bits. The key is the seed; the counter is (block, position, stream, 0), so that a row's noise
+depends on nothing but its seed and the absolute position in the response: not on the batch, its order, or what was
+drawn before.
 
     integers  philox(counters, keys)                          exact everywhere
     Gaussians gaussians(seeds, positions, dim)                equal to 1e-6 across devices (Box-Muller)
@@ -41,7 +42,8 @@ def philox(counter: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 of shape (4, ...), 32-bit words.
 
-    The 32 x 32 -> 64 bit product may exceed int64; two's complement keeps its bits, and the shift is masked to 32 of them.
+    The 32 x 32 -> 64 bit product may exceed int64; two's complement keeps its bits, and the shift is masked to 32 of
+    them.
     """
     import torch
 

@@ -43,7 +43,7 @@ def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | Non
     rounds = math.ceil(budget / num_samples)
     if num_rounds is not None and num_rounds != rounds:
         raise ConfigurationError(
-            f"budget={budget} in rounds of num_samples={num_samples} makes {rounds} rounds, not num_rounds={num_rounds}; "
-            "give two of the three"
+            f"budget={budget} in rounds of num_samples={num_samples} makes {rounds} rounds, "
+            f"not num_rounds={num_rounds}; give two of the three"
         )
     return Plan(budget=budget, num_samples=min(num_samples, budget))

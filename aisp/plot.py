@@ -36,7 +36,9 @@ def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None
     for name, alignment in alignments.items():
         drawn = [i + 1 for i, response in enumerate(alignment.responses) if response.score.usable]
         rewards = [response.reward for response in alignment.responses if response.score.usable]
-        (line,) = axes.step(*zip(*alignment.best_so_far(), strict=True), where="post", label=f"{name}: best so far", lw=2)
+        (line,) = axes.step(
+            *zip(*alignment.best_so_far(), strict=True), where="post", label=f"{name}: best so far", lw=2
+        )
         axes.scatter(drawn, rewards, s=10, alpha=0.35, color=line.get_color(), label=f"{name}: responses")
     axes.set_xlabel("responses generated and scored")
     axes.set_ylabel("reward")

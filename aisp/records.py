@@ -121,7 +121,8 @@ class Proposal:
         kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
         measure_scale: Ask for `Rollout.natural_scale`.
         measure_unused: Ask for `Rollout.unused_mean_dot`.
-        retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their memory.
+        retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their
+            memory.
     """
 
     seed: int
@@ -144,7 +145,8 @@ class Rollout:
         text: The response's text, without special tokens, cut before a stop string.
         finish_reason: "stop" (end of sequence or stop string), "length", or "cancelled" (also by the deadline).
         forward_tokens: Tokens that the model's body was run over for this row, the prompt's not counted.
-        unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon, where the proposal asked for it.
+        unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon, where the
+            proposal asked for it.
         natural_scale: The sigma at which a greedy draw leaves the argmax as often as a softmax draw at temperature 1
             does, averaged over the response's positions. Only where the proposal asked for it.
     """

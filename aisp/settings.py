@@ -1,4 +1,4 @@
-"""Every number that a user may set, validated in one place: the command line, `aisp.align` and `AISPChatModel` all build from it."""
+"""Every number that a user may set, validated in one place; all ways in (Python, LangChain, shell) build from it."""
 
 from __future__ import annotations
 
@@ -128,4 +128,3 @@ class SearchSettings(BaseModel):
             deadline=None if self.timeout is None else time.monotonic() + self.timeout,
             cancel=cancel,
         )
-

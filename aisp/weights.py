@@ -1,8 +1,8 @@
 """Importance weights of perturbed responses.
 
-The target is q*(V) proportional to exp(r/lambda) p(V) with the prior p = N(0, sigma^2 I); the proposal is q = N(U, sigma^2 I).
-Up to a constant that normalisation removes, log q*/q = r/lambda - (1/sigma^2) sum_t u_t . v_t. The paper (arXiv 2510.26219)
-puts (1 - alpha) before the second term, which moves the prior's mean to alpha U.
+The target is q*(V) proportional to exp(r/lambda) p(V) with the prior p = N(0, sigma^2 I); the proposal is q = N(U,
+sigma^2 I). Up to a constant that normalisation removes, log q*/q = r/lambda - (1/sigma^2) sum_t u_t . v_t. The paper
+(arXiv 2510.26219) puts (1 - alpha) before the second term, which moves the prior's mean to alpha U.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def log_weights(
     Args:
         rewards: r, shape (n,); -inf takes a row out.
         mean_dots: sum_t u_t . v_t of each row, shape (n,).
-        reward_temperature: lambda >= 0, in the reward's unit. Towards 0 the best row takes all the weight (rows tied for
-            best share it); towards infinity the rewards don't count.
+        reward_temperature: lambda >= 0, in the reward's unit. Towards 0 the best row takes all the weight (rows tied
+            for best share it); towards infinity the rewards don't count.
         scale: sigma > 0.
         prior_shift: alpha in [0, 1]. 0 anchors to the base model, 1 to the current mean.
 
@@ -70,16 +70,16 @@ def effective_sample_size(weights: FloatArray) -> float:
 def solve_reward_temperature(rewards: FloatArray, target_ess_fraction: float) -> float | None:
     """Find the lambda at which the reward term alone has the wanted effective sample size.
 
-    It makes the weights indifferent to the reward's scale and shift. The effective sample size rises with lambda from the number
-    of rows tied for best to n, so there is one solution or none.
+    It makes the weights indifferent to the reward's scale and shift. The effective sample size rises with lambda from
+    the number of rows tied for best to n, so there is one solution or none.
 
     Args:
         rewards: Shape (n,); -inf takes a row out.
         target_ess_fraction: Wanted ESS / n, in (0, 1], n being the rows with a finite reward.
 
     Returns:
-        lambda in the reward's unit; 0 (the rows tied for best share the weight) where more rows are tied for best than the
-        target asks for; None where all are tied, which leaves nothing to learn.
+        lambda in the reward's unit; 0 (the rows tied for best share the weight) where more rows are tied for best
+        than the target asks for; None where all are tied, which leaves nothing to learn.
 
     Raises:
         ConfigurationError: `target_ess_fraction` outside (0, 1].

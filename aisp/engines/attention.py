@@ -1,8 +1,9 @@
 """Attention of one new token a row over keys that rows of one prompt share, and keys of the row's own.
 
-Registered with transformers as an attention function; it runs on a copy of the model's structure whose tensors are the model's
-own (`shared_body`), so the user's model and its configuration stay as they are. The prompt's keys and values are held once,
-whatever the number of rows: both parts are reduced on their own and merged by their log-sum-exp, which is one softmax over both.
+Registered with transformers as an attention function; it runs on a copy of the model's structure whose tensors are
+the model's own (`shared_body`), so the user's model and its configuration stay as they are. The prompt's keys and
+values are held once, whatever the number of rows: both parts are reduced on their own and merged by their
+log-sum-exp, which is one softmax over both.
 """
 
 from __future__ import annotations

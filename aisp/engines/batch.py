@@ -33,8 +33,8 @@ class Parts:
     eos_token_ids: frozenset[int]
 
 
-# Below this, attending to a copy of the prompt in every row is quicker than merging two parts: measured on 2 cores with the
-# heads of SmolLM2-135M, the two cross at 128 tokens for 32 rows and at 300 for 8.
+# Below this, attending to a copy of the prompt in every row is quicker than merging two parts: measured on 2 cores
+# with the heads of SmolLM2-135M, the two cross at 128 tokens for 32 rows and at 300 for 8.
 _SHARED_FROM = 128
 
 
@@ -120,12 +120,12 @@ class Batch:
             self.finish(row, reason)
 
     def _need(self, row: Row) -> int:
-        """Return the keys and values that a row will hold soon: all of its kept tokens, and the first of the new ones."""
+        """Return how many keys and values a row will hold soon: its kept tokens', and the first new ones'."""
         prompt = 0 if self.shares(row.job.prefix) else len(row.job.prefix.token_ids)
         return prompt + len(row.ids) + min(64, row.job.limits.max_tokens - len(row.ids))
 
     def _own_start(self, row: Row) -> KV | None:
-        """Return the keys and values that a row starts with: those of all its tokens but the last, which is run next."""
+        """Return the keys and values that a row starts with: all its tokens' but the last's."""
         decoder, prefix = self.parts.decoder, row.job.prefix
         shared = self.shares(prefix)
         if len(row.ids) < 2:

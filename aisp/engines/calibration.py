@@ -4,9 +4,9 @@ For a direction eps the argmax a of the logits l is left as soon as sigma exceed
 
     sigma* = min over j with (W eps)_j > (W eps)_a of (l_a - l_j) / ((W eps)_j - (W eps)_a)
 
-so the share of (position, direction) pairs with sigma* < sigma is the probability of leaving the argmax, and the sigma at which
-it equals the mean of 1 - p_max is a quantile of sigma*: nothing has to be searched for. Monotone parts of the head (scale,
-soft-cap) leave the argmax where it is, so the raw logits W z + b serve.
+so the share of (position, direction) pairs with sigma* < sigma is the probability of leaving the argmax, and the
+sigma at which it equals the mean of 1 - p_max is a quantile of sigma*: nothing has to be searched for. Monotone parts
+of the head (scale, soft-cap) leave the argmax where it is, so the raw logits W z + b serve.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ _PROBE = (1, 2, 3, 4, 5)
 class Decoder:
     """The body of a model, with the cache that a batch of rows of different lengths needs.
 
-    Where the model's attention is plain, rows of one prompt share its keys and values (`sharing`). Elsewhere (soft-capped or
-    sliding-window attention) every row holds a copy of them and the model's own attention runs under explicit masks. A probe at
-    the start compares a decode step with the model's own forward pass, so that neither form is trusted unseen.
+    Where the model's attention is plain, rows of one prompt share its keys and values (`sharing`). Elsewhere
+    (soft-capped or sliding-window attention) every row holds a copy of them and the model's own attention runs under
+    explicit masks. A probe at the start compares a decode step with the model's own forward pass, so that neither
+    form is trusted unseen.
 
     Args:
         model: A transformers causal language model.
@@ -64,14 +65,18 @@ class Decoder:
         """
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for layer, (keys, values) in enumerate(past or ()):
             cache.update(keys[None], values[None], layer)
-        out = self.body(input_ids=torch.tensor([list(tokens)], device=self.device), past_key_values=cache, use_cache=True)
+        out = self.body(
+            input_ids=torch.tensor([list(tokens)], device=self.device), past_key_values=cache, use_cache=True
+        )
         return [(layer.keys[0], layer.values[0]) for layer in cache.layers], out.last_hidden_state[0, -1]
 
     @torch.inference_mode()
-    def step(self, slots: SlotCache, tokens: Sequence[int], positions: Sequence[int], groups: Sequence[Group]) -> Tensor:
+    def step(
+        self, slots: SlotCache, tokens: Sequence[int], positions: Sequence[int], groups: Sequence[Group]
+    ) -> Tensor:
         """Run one token a row.
 
         Args:
@@ -126,8 +131,9 @@ class Decoder:
             _log.warning("%s: prompts are copied for every response, since sliding windows can't share them", name)
         if not self._probe():
             raise UnsupportedModelError(
-                f"decoding {name} one token at a time differs from its own forward pass, so its cache is not one that rows "
-                "of different lengths can share. Choose a model with full or sliding-window attention"
+                f"decoding {name} one token at a time differs from its own forward pass, "
+                "so its cache is not one that rows of different lengths can share. "
+                "Choose a model with full or sliding-window attention"
             )
 
     @torch.inference_mode()

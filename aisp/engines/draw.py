@@ -34,14 +34,14 @@ def log_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 def _nucleus(log_p: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of most probable tokens that reaches `top_p`, normalised anew."""
     size = min(_NUCLEUS_GUESS, log_p.shape[-1])
-    best = torch.topk(log_p, size, dim=-1)
-    if size < log_p.shape[-1] and bool((best.values.exp().sum(-1) < top_p).any()):
-        best = torch.sort(log_p, dim=-1, descending=True)  # a flat distribution: look at every token
-    probabilities = best.values.exp()
+    values, indices = torch.topk(log_p, size, dim=-1)
+    if size < log_p.shape[-1] and bool((values.exp().sum(-1) < top_p).any()):
+        values, indices = torch.sort(log_p, dim=-1, descending=True)  # a flat distribution: look at every token
+    probabilities = values.exp()
     before = probabilities.cumsum(-1) - probabilities
-    values = best.values.masked_fill(before >= top_p, -torch.inf)
+    values = values.masked_fill(before >= top_p, -torch.inf)
     values = values - values.logsumexp(-1, keepdim=True)
-    return torch.full_like(log_p, -torch.inf).scatter_(-1, best.indices, values)
+    return torch.full_like(log_p, -torch.inf).scatter_(-1, indices, values)
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:

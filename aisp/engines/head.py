@@ -33,8 +33,9 @@ class Head:
         weight = getattr(layer, "weight", None)
         if not isinstance(layer, nn.Linear) or weight is None or not weight.is_floating_point():
             raise UnsupportedModelError(
-                f"the output layer of {type(model).__name__} is {type(layer).__name__}; expected a torch.nn.Linear with "
-                "floating-point weights. Leave the LM head out of quantisation, or merge its adapter"
+                f"the output layer of {type(model).__name__} is {type(layer).__name__}; "
+                "expected a torch.nn.Linear with floating-point weights. "
+                "Leave the LM head out of quantisation, or merge its adapter"
             )
         config = model.config.get_text_config()
         rows = weight.shape[0] if vocab_size is None else min(vocab_size, weight.shape[0])
@@ -88,8 +89,9 @@ class Head:
         if not gap <= tolerance:
             raise UnsupportedModelError(
                 f"the logits of {type(model).__name__} are not its LM head applied to its last hidden state "
-                f"(they differ by {gap:.2g} of their size; scale {self.scale}, soft-cap {self.soft_cap}), so its pre-logits "
-                "can't be perturbed. Known to work: Llama, Mistral, Qwen2/2.5/3, Gemma 2/3, Phi-3, Granite, Cohere, SmolLM2"
+                f"(they differ by {gap:.2g} of their size; scale {self.scale}, soft-cap {self.soft_cap}), "
+                "so its pre-logits can't be perturbed. Known to work: Llama, Mistral, Qwen2/2.5/3, Gemma 2/3, Phi-3, "
+                "Granite, Cohere, SmolLM2"
             )
 
 

@@ -52,7 +52,10 @@ class Perturber:
             return None
         self._refresh([rows[place] for place in perturbed])
         zero = torch.zeros(self.dim, device=self.device)
-        vectors, means, mean_of, known = [], [], [], {}
+        vectors: list[Tensor] = []
+        means: list[Tensor] = []
+        mean_of: list[int] = []
+        known: dict[tuple[int, int], int] = {}
         for place in perturbed:
             row = rows[place]
             block, offset = divmod(row.position, BLOCK)

@@ -18,7 +18,7 @@ from aisp.records import TOKEN_FIGURES, FinishReason, Limits, Prefix, Proposal, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedPrefix(Prefix):
-    """A prompt with its keys and values, one pair a layer of shape (kv_heads, length, head_dim), and z_0 of shape (dim,)."""
+    """A prompt with its keys and values, (kv_heads, length, head_dim) a layer, and z_0, shape (dim,)."""
 
     kv: KV
     pre_logit: Tensor

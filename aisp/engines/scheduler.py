@@ -1,9 +1,9 @@
 """Rows of all callers meet in one batch, and one thread at a time decodes it: whichever caller came first.
 
-A caller that waits for its rows drives the batch for everyone until its own are done, then hands over. A thread of our own would
-be simpler, but on a CPU it would be slower: OpenMP makes a second team of threads for it, finds more threads than processors, and
-puts them to sleep at every barrier (measured with SmolLM2-135M on 2 cores: 190 ms a step at 16 rows against 140, and 310 to 500
-against 180 at 32).
+A caller that waits for its rows drives the batch for everyone until its own are done, then hands over. A thread of
+our own would be simpler, but on a CPU it would be slower: OpenMP makes a second team of threads for it, finds more
+threads than processors, and puts them to sleep at every barrier (measured with SmolLM2-135M on 2 cores: 190 ms a step
+at 16 rows against 140, and 310 to 500 against 180 at 32).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Scheduler:
     Args:
         parts: What the engine is made of.
         max_rows: Rows that are decoded at once.
-        max_tokens: Keys and values, counted in tokens, that the rows may come to hold at once. A row that alone needs more
-            still runs, alone.
+        max_tokens: Keys and values, counted in tokens, that the rows may come to hold at once. A row that alone needs
+            more still runs, alone.
     """
 
     def __init__(self, parts: Parts, max_rows: int, max_tokens: int) -> None:

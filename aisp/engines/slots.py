@@ -16,7 +16,8 @@ _GROWTH = 64
 class SlotCache(Cache):
     """A transformers cache whose rows have lengths of their own, and join and leave between steps.
 
-    Slots 0..rows-1 are in use. Buffers have shape (slots, kv_heads, capacity, head_dim), one pair a layer, and grow as needed.
+    Slots 0..rows-1 are in use. Buffers have shape (slots, kv_heads, capacity, head_dim), one pair a layer, and grow
+    as needed.
     """
 
     def __init__(self, like: KV) -> None:
@@ -68,7 +69,7 @@ class SlotCache(Cache):
         ]
 
     def begin(self, device: torch.device) -> Tensor:
-        """Prepare a step that adds one token a row; return its mask, additive, float32 of shape (rows, 1, 1, length)."""
+        """Prepare a step that adds one token a row; return its additive mask, float32 (rows, 1, 1, length)."""
         self._reserve(self.rows, max(self.lengths) + 1)
         self._write_at = torch.tensor(self.lengths, device=device)
         self._write_rows = torch.arange(self.rows, device=device)
@@ -78,7 +79,9 @@ class SlotCache(Cache):
         mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, torch.finfo(torch.float32).min)
         return mask[:, None, None]
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write one token a row, shape (rows, kv_heads, 1, head_dim); return views of all that the rows hold."""
         keys, values = self._buffers[layer_idx]
         keys[self._write_rows, :, self._write_at] = key_states[:, :, 0]
@@ -105,5 +108,5 @@ class SlotCache(Cache):
             for new, before in zip(grown, old[layer] if old else (), strict=False):
                 new[:used, :, : before.shape[2]] = before[:used]
             if old:
-                old[layer] = ()  # type: ignore[call-overload]  # free each layer as soon as it is copied
+                old[layer] = (grown[0][:0], grown[1][:0])  # free each layer as soon as it is copied
             self._buffers.append((grown[0], grown[1]))

@@ -9,7 +9,8 @@ from typing import Any
 class StopStrings:
     """Finds stop strings in a response as its tokens come.
 
-    Only a window of the last tokens is decoded at each step: a stop string of b bytes lies within the last b tokens, since
+    Only a window of the last tokens is decoded at each step: a stop string of b bytes lies within the last b tokens,
+        since
     every token gives at least one byte, and a few more tokens let the tokenizer decode what comes before it.
     """
 

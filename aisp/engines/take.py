@@ -50,7 +50,7 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
 
 
 def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> tuple[Tensor, Tensor | None]:
-    """Return W z + b of each row, and W v of the perturbed rows with W u of the distinct means behind them, in one product."""
+    """Return W z + b of each row, and W v of the perturbed rows with W u of the means behind them."""
     if perturbation is None:
         return head.raw(pre_logits), None
     dtype = head.weight.dtype

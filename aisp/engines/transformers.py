@@ -33,9 +33,10 @@ class TransformersEngine:
         model: A causal language model, in evaluation mode.
         tokenizer: Its tokenizer.
         eos_token_ids: Tokens that end a response.
-        cache_bytes: Memory for keys and values of earlier prompts and kept responses. None takes a quarter of what is free.
-        batch_bytes: Memory for keys and values of the rows that are decoded at once; more rows wait. None takes a quarter of
-            what is free.
+        cache_bytes: Memory for keys and values of earlier prompts and kept responses. None takes a quarter of what is
+            free.
+        batch_bytes: Memory for keys and values of the rows that are decoded at once; more rows wait. None takes a
+            quarter of what is free.
         max_rows: Rows that are decoded at once, at most.
 
     Raises:
@@ -53,7 +54,9 @@ class TransformersEngine:
         max_rows: int = _MAX_ROWS,
     ) -> None:
         if model.training:
-            raise ConfigurationError("the model is in training mode, where dropout changes its logits; call model.eval() first")
+            raise ConfigurationError(
+                "the model is in training mode, where dropout changes its logits; call model.eval() first"
+            )
         self._config = model.config.get_text_config()
         head = Head(model, vocab_size=len(tokenizer))
         decoder = Decoder(model, head)
@@ -84,7 +87,8 @@ class TransformersEngine:
         """Run the prompt through the model, except for what it shares with an earlier one.
 
         Raises:
-            PromptError: An empty prompt, a token outside the vocabulary, or a prompt that leaves no room for a response.
+            PromptError: An empty prompt, a token outside the vocabulary, or a prompt that leaves no room for a
+                response.
             EngineError: The forward pass failed.
         """
         tokens = tuple(token_ids)
@@ -99,7 +103,9 @@ class TransformersEngine:
         rows = self._parts.decoder.body.get_input_embeddings().weight.shape[0]
         strange = next((token for token in tokens if not 0 <= token < rows), None)
         if strange is not None:
-            raise PromptError(f"token {strange} is not one of the model's {rows}; was the prompt encoded by another tokenizer?")
+            raise PromptError(
+                f"token {strange} is not one of the model's {rows}; was the prompt encoded by another tokenizer?"
+            )
         try:
             return self._scheduler.call(lambda: self._prefill(tokens))
         except AISPError:
@@ -117,13 +123,15 @@ class TransformersEngine:
             EngineError: Decoding failed.
         """
         if not isinstance(prefix, CachedPrefix):
-            raise ConfigurationError(f"the prefix is a {type(prefix).__name__}; expected what this engine's prefill returned")
+            raise ConfigurationError(
+                f"the prefix is a {type(prefix).__name__}; expected what this engine's prefill returned"
+            )
         limits = self._within_context(prefix, limits)
         for proposal in proposals:
             if len(proposal.kept) >= limits.max_tokens:
                 raise ConfigurationError(
-                    f"a proposal keeps {len(proposal.kept)} tokens, and a response may have {limits.max_tokens} in all; "
-                    "keep fewer"
+                    f"a proposal keeps {len(proposal.kept)} tokens, and a response may have {limits.max_tokens} "
+                    "in all; keep fewer"
                 )
         job = Job(prefix, proposals, limits, self._tokenizer)
         reported = 0

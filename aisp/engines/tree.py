@@ -1,7 +1,8 @@
 """Keys and values of everything that was run lately, by token sequence: a radix tree with a bound on its memory.
 
-Prompts and responses live in the same tree. A prompt finds what it shares with earlier ones (a conversation's next turn, an agent's
-history), a kept prefix finds the response that it was cut from. What is missing is computed again and gives the same tokens.
+Prompts and responses live in the same tree. A prompt finds what it shares with earlier ones (a conversation's next
+turn, an agent's history), a kept prefix finds the response that it was cut from. What is missing is computed again
+and gives the same tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class PrefixTree:
         self._clock = itertools.count(1)
 
     def match(self, tokens: Sequence[int], start: int = 0) -> tuple[int, KV | None]:
-        """Return how many leading tokens are known, and their keys and values from `start` on (None if there are none)."""
+        """Return how many leading tokens are known, and their keys and values from `start` on (None: none)."""
         length, parts, node = 0, [], self._root
         while (found := node.children.get(tokens[length]) if length < len(tokens) else None) is not None:
             common = _common(found.tokens, tokens, length)

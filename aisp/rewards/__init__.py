@@ -1,6 +1,6 @@
 """Rewards: what a response is worth to its user. They add up, and each named part survives into the trace.
 
-    reward = 0.7 * Sentiment() + 0.3 * Length(20, 60) + veto(Avoids("as an AI"))
+reward = 0.7 * Sentiment() + 0.3 * Length(20, 60) + veto(Avoids("as an AI"))
 """
 
 from __future__ import annotations

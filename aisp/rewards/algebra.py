@@ -1,11 +1,11 @@
 """The algebra of rewards: sums, weights, bounds, gates. Every named part survives into the score.
 
-    0.7 * kind + 0.3 * short - 1.0         Sum of Scaled, and a constant
-    reward.clip(0, 1)                      Clip
-    minimum(a, b), product(a, b)           Minimum, Product
-    veto(rule, below=0.5)                  Veto: adds nothing, but takes a candidate out of the race
-    when(condition, reward)                When: counts only where the condition holds
-    normalize(reward)                      Normalized: z-scores, calibrated on a request's first round and then frozen
+0.7 * kind + 0.3 * short - 1.0         Sum of Scaled, and a constant
+reward.clip(0, 1)                      Clip
+minimum(a, b), product(a, b)           Minimum, Product
+veto(rule, below=0.5)                  Veto: adds nothing, but takes a candidate out of the race
+when(condition, reward)                When: counts only where the condition holds
+normalize(reward)                      Normalized: z-scores, calibrated on a request's first round and then frozen
 """
 
 from __future__ import annotations
@@ -87,9 +87,12 @@ class Sum(Combined):
     """The sum of its parts, and a constant."""
 
     def __init__(self, *parts: Reward, constant: float = 0.0, name: str | None = None) -> None:
-        flat = [inner for part in parts for inner in (part.parts if _plain_sum(part) else (part,))]
+        plain = [part for part in parts if isinstance(part, Sum) and part.name == "sum"]
+        flat = [
+            inner for part in parts for inner in (part.parts if isinstance(part, Sum) and part in plain else (part,))
+        ]
         super().__init__(*flat, name=name)
-        self.constant = constant + sum(part.constant for part in parts if isinstance(part, Sum) and _plain_sum(part))
+        self.constant: float = constant + sum(part.constant for part in plain)
 
     def config(self) -> Mapping[str, Any]:
         return {**super().config(), "constant": self.constant}
@@ -106,9 +109,13 @@ class Sum(Combined):
         names = {part.name: part for part in self.parts}
         unknown = sorted(weights.keys() - names.keys())
         if unknown:
-            raise ConfigurationError(f"no part is called {', '.join(unknown)}; this reward has {', '.join(sorted(names))}")
+            raise ConfigurationError(
+                f"no part is called {', '.join(unknown)}; this reward has {', '.join(sorted(names))}"
+            )
         parts = [
-            scaled(part.reward if isinstance(part, Scaled) else part, weights[part.name]) if part.name in weights else part
+            scaled(part.reward if isinstance(part, Scaled) else part, weights[part.name])
+            if part.name in weights
+            else part
             for part in self.parts
         ]
         return Sum(*parts, constant=self.constant, name=self.name)
@@ -177,7 +184,9 @@ class Veto(Combined):
         score = super()._combined(scores)
         if not score.usable:
             return score
-        return replace(_VETOED if score.value < self.below else Score(value=0.0), parts=score.parts, comment=score.comment)
+        return replace(
+            _VETOED if score.value < self.below else Score(value=0.0), parts=score.parts, comment=score.comment
+        )
 
     def combine(self, values: Sequence[float]) -> float:
         return values[0]
@@ -236,7 +245,9 @@ class Normalized(Combined):
             # One response (a calibration round) has no spread to be remembered.
             if self._remember and len(values) > 1:
                 self._moments = moments
-        return [score.with_value((score.value - moments[0]) / moments[1]) if score.usable else score for score in scores]
+        return [
+            score.with_value((score.value - moments[0]) / moments[1]) if score.usable else score for score in scores
+        ]
 
 
 def add(one: Reward | float, other: Reward | float) -> Sum:
@@ -280,7 +291,9 @@ def normalize(reward: Reward) -> Normalized:
 
 def _number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ConfigurationError(f"{what} is {value!r}; expected a finite number (rewards are multiplied with product())")
+        raise ConfigurationError(
+            f"{what} is {value!r}; expected a finite number (rewards are multiplied with product())"
+        )
     return float(value)
 
 
@@ -290,15 +303,14 @@ def _some(rewards: Sequence[Reward], what: str) -> Sequence[Reward]:
     return rewards
 
 
-def _plain_sum(part: Any) -> bool:
-    return isinstance(part, Sum) and part.name == "sum"
-
-
 def _gates(part: Reward) -> bool:
     return isinstance(part, Veto)
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
     """Return a name that is not taken yet: a second one of the same name is called name_2."""
-    return name if name not in taken else next(f"{name}_{i}" for i in range(2, len(taken) + 3) if f"{name}_{i}" not in taken)
-
+    return (
+        name
+        if name not in taken
+        else next(f"{name}_{i}" for i in range(2, len(taken) + 3) if f"{name}_{i}" not in taken)
+    )

@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import numbers
-from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +27,7 @@ Verdict = Score | float | None
 _SHOWN = 60
 
 
-class Reward(ABC):
+class Reward:
     """Scores candidates.
 
     Args:
@@ -67,10 +66,7 @@ class Reward(ABC):
         from aisp.rewards.loop import run
 
         distinct, places = unique(candidates)
-        if _overrides(self, "_score"):
-            scores = self._checked(distinct)
-        else:
-            scores = run(self._achecked(distinct))
+        scores = run(self._achecked(distinct)) if self.is_async else self._checked(distinct)
         return [scores[place] for place in places]
 
     async def ascore(self, candidates: Sequence[Candidate]) -> list[Score]:
@@ -79,7 +75,7 @@ class Reward(ABC):
 
         from aisp.rewards.loop import submit
 
-        if _overrides(self, "_score"):
+        if not self.is_async:
             return await asyncio.to_thread(self.score, candidates)
         distinct, places = unique(candidates)
         scores = await asyncio.wrap_future(submit(self._achecked(distinct)))
@@ -107,6 +103,11 @@ class Reward(ABC):
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
         content = [kind, __version__, self.name, self.on_error, self.config()]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether `_ascore` is what scores."""
+        return type(self)._score is Reward._score
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
         """Return one verdict a candidate."""
@@ -196,7 +197,7 @@ class Reward(ABC):
     def __sub__(self, other: Reward | float) -> Sum:
         from aisp.rewards.algebra import add, scaled
 
-        return add(self, -other if isinstance(other, numbers.Real) else scaled(other, -1.0))
+        return add(self, scaled(other, -1.0) if isinstance(other, Reward) else -other)
 
     def __rsub__(self, other: float) -> Sum:
         from aisp.rewards.algebra import add, scaled
@@ -222,12 +223,11 @@ class Reward(ABC):
 
 def candidate_key(candidate: Candidate) -> str:
     """Return what two candidates must share to be scored alike."""
-    content = [candidate.text, candidate.reasoning, candidate.tool_calls, candidate.invalid_tool_calls]
-    rest = [candidate.structure, candidate.messages, candidate.reference]
     # The ids of tool calls are drawn afresh for every candidate and mean nothing to a reward.
     calls = [{key: value for key, value in call.items() if key != "id"} for call in candidate.tool_calls]
-    content[2] = calls  # type: ignore[call-overload]
-    return hashlib.sha256(json.dumps(content + rest, sort_keys=True, default=repr).encode()).hexdigest()
+    said = [candidate.text, candidate.reasoning, calls, candidate.invalid_tool_calls, candidate.structure]
+    content = [*said, candidate.messages, candidate.reference]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[int]]:
@@ -242,7 +242,3 @@ def unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[int]]
             distinct.append(candidate)
         places.append(known[key])
     return distinct, places
-
-
-def _overrides(reward: Reward, method: str) -> bool:
-    return getattr(type(reward), method) is not getattr(Reward, method)

@@ -28,12 +28,12 @@ class Classifier(Reward):
         tokenizer: The model's tokenizer; of the same checkpoint by default.
         input: What the model reads: the response's "text", the "pair" of last user message and response, or the whole
             conversation through the tokenizer's "chat" template.
-        output: "logit" of the label; its "probability"; the "margin", its logit less the log-sum-exp of the others (two labels:
-            the difference of their logits); or the "expected" index under softmax. With one logit: "logit", or "probability"
-            by the sigmoid. By default "logit" for one label and "margin" for more.
+        output: "logit" of the label; its "probability"; the "margin", its logit less the log-sum-exp of the others
+            (two labels: the difference of their logits); or the "expected" index under softmax. With one logit:
+            "logit", or "probability" by the sigmoid. By default "logit" for one label and "margin" for more.
         label: Name or index of the label. The last one by default.
-        max_length: Tokens that the model reads; its own limit by default. What is too long loses its prompt first, from the left;
-            a response that is longer still loses its end, and the score's comment says so.
+        max_length: Tokens that the model reads; its own limit by default. What is too long loses its prompt first,
+            from the left; a response that is longer still loses its end, and the score's comment says so.
         batch_tokens: Tokens of a padded batch, which bounds its memory whatever the number of candidates.
         device: Where it runs; that of a loaded model, else the CPU.
         dtype: Its weights' type, float32 by default.
@@ -74,7 +74,9 @@ class Classifier(Reward):
             self._label(model)
 
     def config(self) -> Mapping[str, Any]:
-        own = {key: value for key, value in vars(self).items() if not key.startswith("_") and key not in ("name", "cost")}
+        own = {
+            key: value for key, value in vars(self).items() if not key.startswith("_") and key not in ("name", "cost")
+        }
         return {**own, "object": None if self._loaded is None or self.source else id(self._loaded[0])}
 
     def load(self) -> tuple[Any, Any]:
@@ -105,7 +107,9 @@ class Classifier(Reward):
         )
         if self.input == "chat":
             messages = [*candidate.messages, {"role": "assistant", "content": candidate.text}]
-            ids = list(tokenizer.apply_chat_template([dict(message) for message in messages], return_dict=True)["input_ids"])
+            ids = list(
+                tokenizer.apply_chat_template([dict(message) for message in messages], return_dict=True)["input_ids"]
+            )
             return ids[-limit:], [0] * len(ids[-limit:]), None
         prompt = last_user_text(candidate) if self.input == "pair" else None
         response = candidate.text
@@ -160,25 +164,28 @@ class Classifier(Reward):
     def _label(self, model: Any) -> int:
         count, names = int(model.config.num_labels), {str(k): v for k, v in (model.config.label2id or {}).items()}
         if count == 1 and self.output in ("margin", "expected"):
-            raise ConfigurationError(f'output is "{self.output}" but the model has one logit; take "logit" or "probability"')
+            raise ConfigurationError(
+                f'output is "{self.output}" but the model has one logit; take "logit" or "probability"'
+            )
         label = count - 1 if self.label is None else names.get(str(self.label), self.label)
         if not isinstance(label, int) or not -count <= label < count:
             raise ConfigurationError(f"label is {self.label!r}; the model has {', '.join(names)} (0 to {count - 1})")
         return label % count
 
     def _from_pretrained(self) -> tuple[Any, Any]:
+        source = str(self.source)
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.source)
+            tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForSequenceClassification.from_pretrained(
-                self.source, dtype=getattr(torch, self.dtype), use_safetensors=True
+                source, dtype=getattr(torch, self.dtype), use_safetensors=True
             )
         except OSError as error:
             raise ModelNotFoundError(
-                f"reward {self.name!r}: there is no classifier at {self.source!r}: {error}; give a checkpoint directory "
-                "or a hub id"
+                f"reward {self.name!r}: there is no classifier at {self.source!r}: {error}; "
+                "give a checkpoint directory or a hub id"
             ) from error
         return model.to(self.device or "cpu").eval().requires_grad_(False), tokenizer
 

@@ -30,12 +30,13 @@ class FunctionReward(Reward):
     """Scores with a function of one candidate, sync or async.
 
     Args:
-        function: Takes any of `text`, `prompt` (the last user message), `messages`, `tool_calls`, `structure`, `reasoning`,
-            `reference` and `candidate` by name; a single parameter of any other name is given the text. Returns a number,
-            a bool, or a `Score`.
+        function: Takes any of `text`, `prompt` (the last user message), `messages`, `tool_calls`, `structure`,
+            `reasoning`, `reference` and `candidate` by name; a single parameter of any other name is given the text.
+            Returns a number, a bool, or a `Score`.
         name: The function's name by default.
         binders: What parameters may be called, and what each is given.
-        version: Of what the function does, to share cache entries between processes. Without it, no two objects share any.
+        version: Of what the function does, to share cache entries between processes. Without it, no two objects share
+            any.
 
     Raises:
         ConfigurationError: A parameter that nothing can be given to.
@@ -54,22 +55,16 @@ class FunctionReward(Reward):
         super().__init__(name=name or ("function" if own == "<lambda>" else own), **options)
         self.function = function
         self._bound = bind(function, binders)
+        self._by_place = len(self._bound) == 1 and not _takes_names(function)
         self._version = version or uuid.uuid4().hex
 
     def config(self) -> Mapping[str, Any]:
         return {"function": getattr(self.function, "__qualname__", repr(self.function)), "version": self._version}
 
-    def score(self, candidates: Sequence[Candidate]) -> Any:
-        if inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
-            getattr(self.function, "__call__", None)
-        ):
-            from aisp.rewards.base import unique
-            from aisp.rewards.loop import run
-
-            distinct, places = unique(candidates)
-            scores = run(self._achecked(distinct))
-            return [scores[place] for place in places]
-        return super().score(candidates)
+    @property
+    def is_async(self) -> bool:
+        function = self.function
+        return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
         return [self._call(candidate) for candidate in candidates]
@@ -80,33 +75,48 @@ class FunctionReward(Reward):
         return list(await asyncio.gather(*(self._call(candidate) for candidate in candidates)))
 
     def _call(self, candidate: Candidate) -> Any:
-        return self.function(**{name: give(candidate) for name, give in self._bound.items()})
+        given = {name: give(candidate) for name, give in self._bound.items()}
+        return self.function(*given.values()) if self._by_place else self.function(**given)
 
 
 def bind(function: Callable[..., Any], binders: Binders) -> dict[str, Callable[[Candidate], Any]]:
     """Return what each parameter of a function is to be given.
 
     Raises:
-        ConfigurationError: A required parameter that nothing can be given to, or no parameter that can be given anything.
+        ConfigurationError: A required parameter that nothing can be given to, or no parameter that can be given
+            anything.
     """
     if not callable(function):
         raise ConfigurationError(f"{function!r} is no function; expected a callable with parameters by name")
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"the parameters of {function!r} can't be read: {error}; wrap it in a function") from error
-    named = [parameter for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]
+        raise ConfigurationError(
+            f"the parameters of {function!r} can't be read: {error}; wrap it in a function"
+        ) from error
+    named = [
+        parameter for parameter in parameters if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
     bound = {parameter.name: binders[parameter.name] for parameter in named if parameter.name in binders}
-    required = [parameter.name for parameter in named if parameter.default is parameter.empty and parameter.name not in bound]
+    required = [
+        parameter.name for parameter in named if parameter.default is parameter.empty and parameter.name not in bound
+    ]
     if len(required) == 1 and not bound and "text" in binders:
         return {required[0]: binders["text"]}
-    positional = [parameter.name for parameter in named if parameter.kind is parameter.POSITIONAL_ONLY]
-    if required or positional or not bound:
-        what = ", ".join(positional or required) or "no parameter of a known name"
+    if required or not bound:
+        what = ", ".join(required) or "no parameter of a known name"
         raise ConfigurationError(
-            f"a reward function has {what}, which nothing can be given to; its parameters may be called {', '.join(binders)}"
+            f"a reward function has {what}, which nothing can be given to; "
+            f"its parameters may be called {', '.join(binders)}"
         )
     return bound
+
+
+def _takes_names(function: Callable[..., Any]) -> bool:
+    """Return whether arguments may be given by name; those of many built-in functions may not."""
+    return all(
+        parameter.kind is not parameter.POSITIONAL_ONLY for parameter in inspect.signature(function).parameters.values()
+    )
 
 
 def last_user_text(candidate: Candidate) -> str:

@@ -33,7 +33,9 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the package's loop and wait for it."""
     if threading.current_thread() is _thread:
         coroutine.close()
-        raise RuntimeError("an async reward called score() of another on their loop, which would wait for itself; await ascore()")
+        raise RuntimeError(
+            "an async reward called score() of another on their loop, which would wait for itself; await ascore()"
+        )
     return submit(coroutine).result()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
@@ -12,14 +12,30 @@ from aisp.rewards.base import Reward
 
 
 class Sentiment(Reward):
-    """VADER's compound score of the text: -1 (negative) to 1 (positive). Needs the `sentiment` extra."""
+    """How positive a text is by VADER, -1 to 1. Needs the `sentiment` extra.
+
+    Args:
+        measure: "compound", VADER's own sum, which a few warm words bring close to 1; or "balance", the share of
+            positive words less that of negative ones, which has room left to climb.
+    """
 
     cost = 0.01
     partial = True
 
+    def __init__(self, *, measure: Literal["compound", "balance"] = "compound", **options: Any) -> None:
+        super().__init__(**options)
+        if measure not in ("compound", "balance"):
+            raise ConfigurationError(f'measure is {measure!r}; expected "compound" or "balance"')
+        self.measure = measure
+
+    def config(self) -> Mapping[str, Any]:
+        return {"measure": self.measure}
+
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[float]:
-        analyser = _analyser()
-        return [float(analyser.polarity_scores(candidate.text)["compound"]) for candidate in candidates]
+        scores = [_analyser().polarity_scores(candidate.text) for candidate in candidates]
+        if self.measure == "compound":
+            return [float(score["compound"]) for score in scores]
+        return [float(score["pos"] - score["neg"]) for score in scores]
 
 
 @cache

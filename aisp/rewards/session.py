@@ -32,12 +32,18 @@ class Memo(Reward):
         return self._recall(candidates, new, await self._reward.ascore(new) if new else [])
 
     @property
+    def is_async(self) -> bool:
+        return self._reward.is_async
+
+    @property
     def fingerprint(self) -> str:
         return self._reward.fingerprint
 
     def _new(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         return unique([candidate for candidate in candidates if candidate_key(candidate) not in self._known])[0]
 
-    def _recall(self, candidates: Sequence[Candidate], new: Sequence[Candidate], scores: Sequence[Score]) -> list[Score]:
+    def _recall(
+        self, candidates: Sequence[Candidate], new: Sequence[Candidate], scores: Sequence[Score]
+    ) -> list[Score]:
         self._known.update((candidate_key(candidate), score) for candidate, score in zip(new, scores, strict=True))
         return [self._known[candidate_key(candidate)] for candidate in candidates]

@@ -1,15 +1,15 @@
 """Rewards as words, for the command line.
 
-    sentiment                       lexicon sentiment, -1 to 1
-    length:20..40                   words; length:20..40:sentences or :characters
-    contains:rain,snow              share of the words that occur
-    avoids:sorry,unfortunately      1 where none occurs
-    regex:^Dear                     1 where it is found
-    json                            1 where the text is JSON
-    classifier:FOLDER               also classifier:FOLDER:pair, classifier:FOLDER:text:probability
-    python:module:function          a function or reward of your own
-    veto:SPEC                       what scores below 0.5 is never returned
-    0.5*SPEC                        a weight
+sentiment                       lexicon sentiment, -1 to 1
+length:20..40                   words; length:20..40:sentences or :characters
+contains:rain,snow              share of the words that occur
+avoids:sorry,unfortunately      1 where none occurs
+regex:^Dear                     1 where it is found
+json                            1 where the text is JSON
+classifier:FOLDER               also classifier:FOLDER:pair, classifier:FOLDER:text:probability
+python:module:function          a function or reward of your own
+veto:SPEC                       what scores below 0.5 is never returned
+0.5*SPEC                        a weight
 """
 
 from __future__ import annotations
@@ -50,14 +50,18 @@ def parse_reward(spec: str) -> Reward:
         return scaled(parse_reward(weighted[2]), float(weighted[1]))
     name, _, arguments = spec.strip().partition(":")
     if name not in _BUILDERS:
-        raise ConfigurationError(f"{spec!r} names no reward; there are {', '.join(sorted(_BUILDERS))}, and 0.5*NAME weighs one")
+        raise ConfigurationError(
+            f"{spec!r} names no reward; there are {', '.join(sorted(_BUILDERS))}, and 0.5*NAME weighs one"
+        )
     return _BUILDERS[name](arguments)
 
 
 def _length(arguments: str) -> Reward:
     found = _RANGE.fullmatch(arguments)
     if not found:
-        raise ConfigurationError(f"length:{arguments} has no range; expected length:LOW..HIGH, as in length:20..40:words")
+        raise ConfigurationError(
+            f"length:{arguments} has no range; expected length:LOW..HIGH, as in length:20..40:words"
+        )
     low, high, unit = found.groups()
     options: dict[str, Any] = {} if unit is None else {"unit": unit}
     return Length(int(low or 0), int(high) if high else None, **options)
@@ -86,7 +90,9 @@ def _python(arguments: str) -> Reward:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"python:{arguments} can't be found: {error}; expected python:module:function") from error
+        raise ConfigurationError(
+            f"python:{arguments} can't be found: {error}; expected python:module:function"
+        ) from error
     return found if isinstance(found, Reward) else FunctionReward(found, version=arguments)
 
 

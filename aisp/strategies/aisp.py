@@ -1,15 +1,16 @@
-"""Adaptive importance sampling on pre-logit space (AISP, arXiv 2510.26219): an open-loop mean, moved towards high reward.
+"""Adaptive importance sampling on pre-logit space (AISP, arXiv 2510.26219): an open-loop mean, moved towards high
+reward.
 
-    y_t = argmax W(z_t + v_t),  v_t ~ N(u_t, sigma^2 I)  for t < horizon            (section 1.1 of our notes on the paper)
-    w_i = softmax_i(r_i/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t^i)
+    y_t = argmax W(z_t + v_t),  v_t ~ N(u_t, sigma^2 I)  for t < horizon            (section 1.1 of our notes on the
+    paper) w_i = softmax_i(r_i/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t^i)
     u_t <- sum_i w_i v_t^i
 
-Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted seeds,
-so the state stays small and no array is ever sent or stored.
+Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted
+seeds, so the state stays small and no array is ever sent or stored.
 
-Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and a position past
-a response's end takes no part in the update. There the weights of the rows that are still alive are normalised anew, and
-where no row lives the mean stays as it was.
+Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and a
+position past a response's end takes no part in the update. There the weights of the rows that are still alive are
+normalised anew, and where no row lives the mean stays as it was.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class AISP:
     """The paper's algorithm, with what it leaves to be set found by itself.
 
     Args:
-        scale: sigma, in units of pre-logits. "auto" spends the first response of the budget on a greedy one and takes the sigma
-            at which greedy draws leave the argmax as often as softmax draws do. Towards 0 every response is the greedy one.
+        scale: sigma, in units of pre-logits. "auto" spends the first response of the budget on a greedy one and takes
+            the sigma at which greedy draws leave the argmax as often as softmax draws do. Towards 0 every response is
+            the greedy one.
         reward_temperature: lambda, in the reward's unit. "auto" solves for `target_ess_fraction`. Towards 0 the best
             response takes all the weight; towards infinity the rewards don't count.
         prior_shift: alpha in [0, 1].
@@ -75,13 +77,17 @@ class AISP:
         if self.scale != "auto" and not (math.isfinite(self.scale) and self.scale > 0):
             raise ConfigurationError(f'scale is {self.scale}; expected a number > 0, or "auto"')
         if self.reward_temperature != "auto" and not self.reward_temperature >= 0:
-            raise ConfigurationError(f'reward_temperature is {self.reward_temperature}; expected a number >= 0, or "auto"')
+            raise ConfigurationError(
+                f'reward_temperature is {self.reward_temperature}; expected a number >= 0, or "auto"'
+            )
         if not 0 <= self.prior_shift <= 1:
             raise ConfigurationError(f"prior_shift is {self.prior_shift}; expected a number in [0, 1]")
         if not 0 < self.target_ess_fraction <= 1:
             raise ConfigurationError(f"target_ess_fraction is {self.target_ess_fraction}; expected a number in (0, 1]")
         if self.horizon is not None and self.horizon < 1:
-            raise ConfigurationError(f"horizon is {self.horizon}; expected an integer >= 1, or None to perturb every token")
+            raise ConfigurationError(
+                f"horizon is {self.horizon}; expected an integer >= 1, or None to perturb every token"
+            )
 
     def init(self, setting: Setting) -> AISPState:
         return AISPState(setting=setting, scale=None if self.scale == "auto" else self.scale)
@@ -143,7 +149,7 @@ class AISP:
     def _moved(
         self, state: AISPState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], weights: FloatArray
     ) -> tuple[NoiseTerm, ...]:
-        """Return the mean after u_t <- u_t + sigma sum_i w_i eps_t^i, the weights normalised over the rows alive at t."""
+        """Return the mean after u_t <- u_t + sigma sum_i w_i eps_t^i, normalised over the rows alive at t."""
         horizon = self._horizon(state)
         ends = [min(len(rollout.tokens), horizon) if self.mask_ended else horizon for rollout in rollouts]
         stops = sorted(set(ends))

@@ -1,4 +1,4 @@
-"""Best-of-n: plain samples, all independent. The baseline that every search has to beat, and what runs without rewards."""
+"""Best-of-n: independent plain samples. The baseline to beat, and what runs where there are no rewards."""
 
 from __future__ import annotations
 

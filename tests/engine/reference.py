@@ -34,7 +34,7 @@ def mean_at(proposal: Proposal, position: int, dim: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def decode(model: Any, prompt: Sequence[int], proposal: Proposal, max_tokens: int, eos: Sequence[int]) -> Reference:
-    """Decode one response by the definition: logits(z + v) through the model's own forward pass with a shifted input."""
+    """Decode one response by the definition: logits(z + v), by the model's own forward pass with a shifted input."""
     out = Reference()
     head, dim = model.get_output_embeddings(), model.config.get_text_config().hidden_size
     horizon = max_tokens if proposal.horizon is None else proposal.horizon

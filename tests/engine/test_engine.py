@@ -245,9 +245,8 @@ def test_the_natural_scale_leaves_the_argmax_as_often_as_softmax_draws_do(endles
     [base] = endless.rollout(prefix, [Proposal(seed=3, measure_scale=True)], Limits(max_tokens=60))
     assert base.natural_scale is not None
     head = endless._parts.head
-    pre_logits = []
-    for length in range(60):
-        pre_logits.append(endless._parts.decoder.prefill([*PROMPT, *base.tokens.ids[:length]])[1])
+    prompts = [[*PROMPT, *base.tokens.ids[:length]] for length in range(60)]
+    pre_logits = [endless._parts.decoder.prefill(prompt)[1] for prompt in prompts]
     logits = head.finish(head.raw(torch.stack(pre_logits)))
     leaving = 1 - logits.softmax(-1).amax(-1)
     noise = torch.randn(400, 60, head.dim, generator=torch.Generator().manual_seed(0))

@@ -25,7 +25,9 @@ STEERED = Proposal(
     mean=(NoiseTerm(seed=91, spans=((3, 0.5), (9, 0.2))), NoiseTerm(seed=92, spans=((6, -0.3),))),
     horizon=8,
 )
-SAMPLED = Proposal(seed=5, sampling=Sampling(temperature=0.8, top_p=0.9), mean=(NoiseTerm(seed=93, spans=((12, 0.4),)),))
+SAMPLED = Proposal(
+    seed=5, sampling=Sampling(temperature=0.8, top_p=0.9), mean=(NoiseTerm(seed=93, spans=((12, 0.4),)),)
+)
 
 
 def engine_of(model, eos=(2,), **options):
@@ -67,7 +69,9 @@ def test_a_perturbation_is_the_same_shift_of_the_heads_input(model, proposal, sh
     for figure in ("log_prob", "log_prior", "kl_to_base", "mean_dot"):
         if figure == "log_prior" and proposal.sampling.greedy:
             continue
-        np.testing.assert_allclose(getattr(rollout.tokens, figure), getattr(expected, figure), atol=2e-3, err_msg=figure)
+        np.testing.assert_allclose(
+            getattr(rollout.tokens, figure), getattr(expected, figure), atol=2e-3, err_msg=figure
+        )
 
 
 def test_rows_of_many_kinds_in_one_batch_are_as_they_are_alone(llama, sharing):

@@ -24,7 +24,9 @@ def test_the_longest_known_prefix_is_found_with_its_own_keys(known, asked, start
     for tokens in known:
         tree.insert(tokens, kv_of(tokens))
     length, kv = tree.match(asked, start=start)
-    longest = max(next((i for i in range(len(asked)) if asked[:i + 1] != tokens[:i + 1]), len(asked)) for tokens in known)
+    longest = max(
+        next((i for i in range(len(asked)) if asked[: i + 1] != tokens[: i + 1]), len(asked)) for tokens in known
+    )
     assert length == longest
     if length > start:
         assert kv is not None

@@ -25,7 +25,9 @@ def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, **stops):
 
 
 def request_of(**limits):
-    return Request(messages=[{"role": "user", "content": "x"}], prompt_tokens=[1, 2], limits=Limits(max_tokens=5, **limits), seed=3)
+    return Request(
+        messages=[{"role": "user", "content": "x"}], prompt_tokens=[1, 2], limits=Limits(max_tokens=5, **limits), seed=3
+    )
 
 
 def test_the_best_of_everything_is_returned_and_the_last_round_may_be_short():
@@ -116,7 +118,9 @@ def test_vetoed_and_unscored_responses_are_never_returned():
     alignment = aligner_of(reward=FakeReward(judge)).align(request_of())
     assert alignment.best.reward == 3
     summary = alignment.summary()
-    assert sum(round_["vetoed"] for round_ in summary["rounds"]) == sum(r.text == "birch" for r in alignment.responses) > 0
+    assert (
+        sum(round_["vetoed"] for round_ in summary["rounds"]) == sum(r.text == "birch" for r in alignment.responses) > 0
+    )
     excluded = [error for round_ in summary["rounds"] for error in round_["excluded"]]
     assert excluded == ["judge unavailable"] * sum(r.text == "cedar" for r in alignment.responses)
     assert all(round_["best_reward"] == 3 for round_ in summary["rounds"])
@@ -124,7 +128,9 @@ def test_vetoed_and_unscored_responses_are_never_returned():
 
 def test_nothing_left_is_an_error_that_says_why():
     reward = FakeReward(lambda text: Score(value=float("nan"), error="no server"))
-    with pytest.raises(AllCandidatesExcludedError, match=r"none of 40 .* 0 vetoed, 40 not scorable; the first error: no server"):
+    with pytest.raises(
+        AllCandidatesExcludedError, match=r"none of 40 .* 0 vetoed, 40 not scorable; the first error: no server"
+    ):
         aligner_of(reward=reward).align(request_of())
 
 
@@ -172,7 +178,9 @@ def test_two_of_budget_samples_and_rounds_give_the_third(given, expected):
 
 
 def test_three_that_disagree_are_an_error():
-    with pytest.raises(ConfigurationError, match="budget=64 in rounds of num_samples=16 makes 4 rounds, not num_rounds=5"):
+    with pytest.raises(
+        ConfigurationError, match="budget=64 in rounds of num_samples=16 makes 4 rounds, not num_rounds=5"
+    ):
         make_plan(64, 16, 5)
     with pytest.raises(ConfigurationError, match="num_samples is 0"):
         make_plan(None, 0, None)

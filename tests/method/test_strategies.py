@@ -84,7 +84,9 @@ def test_the_mean_moves_to_the_weighted_perturbations():
         rollouts = [rollout_of(10, mean_dot=dot) for dot in dots]
         logs = rewards / 0.5 - 0.1 / 0.36 * dots
         weights = np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum()
-        expected = [sum(w * perturbation(state, p, t) for w, p in zip(weights, proposals, strict=True)) for t in range(10)]
+        expected = [
+            sum(w * perturbation(state, p, t) for w, p in zip(weights, proposals, strict=True)) for t in range(10)
+        ]
         state, info = strategy.update(state, proposals, rollouts, scores_of(*rewards))
         for position in range(10):
             np.testing.assert_allclose(mean_of(state, position), expected[position], atol=1e-6)
@@ -102,7 +104,10 @@ def test_positions_past_a_responses_end_take_no_part():
         live = [i for i in range(3) if ends[i] > position]
         weights = np.exp([rewards[i] for i in live])
         expected = sum(
-            (w / weights.sum() * perturbation(state, proposals[i], position) for i, w in zip(live, weights, strict=True)),
+            (
+                w / weights.sum() * perturbation(state, proposals[i], position)
+                for i, w in zip(live, weights, strict=True)
+            ),
             start=np.zeros(DIM),
         )
         np.testing.assert_allclose(mean_of(moved, position), expected, atol=1e-6)

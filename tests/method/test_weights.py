@@ -22,7 +22,8 @@ def weights_of(rewards, mean_dots, **numbers):
 
 @pytest.mark.parametrize("prior_shift", [0.0, 0.9])
 def test_all_weights_are_equal_at_the_optimum_of_a_linear_reward(prior_shift):
-    """For r = <C, V> the target is N(sigma^2 C / ((1 - alpha) lambda), sigma^2 I): there every sample is worth the same.
+    """For r = <C, V> the target is N(sigma^2 C / ((1 - alpha) lambda), sigma^2 I): there every sample is worth the
+    same.
 
     A first update from U = 0 would not notice a wrong sign, a wrong factor, or the importance correction left out.
     """

@@ -1,4 +1,4 @@
-"""Length, words, patterns, JSON. Each rule's score lies in [0, 1]; 1 is kept, and below it soft rules say how far off."""
+"""Length, words, patterns, JSON: scores in [0, 1], where 1 is kept and a soft rule says below it how far off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Rule(Reward):
         raise NotImplementedError
 
     def config(self) -> Mapping[str, Any]:
-        return {key: value for key, value in vars(self).items() if not key.startswith("_") and key not in ("name", "cost")}
+        return {
+            key: value for key, value in vars(self).items() if not key.startswith("_") and key not in ("name", "cost")
+        }
 
 
 class Length(Rule):
