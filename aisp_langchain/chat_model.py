@@ -4,58 +4,62 @@
        --> Aligner.rounds (one loop a request; requests share the engine's batch)
        --> the best response --to_ai_message--> AIMessage + usage_metadata + response_metadata["aisp"]
 
-No weights are loaded before the first call; they are shared by every chat model of the process that names the same model.
+No weights are loaded before the first call; every chat model of the process that names the same model shares them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import re
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import set_config_context
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from aisp.aligner import Request
 from aisp.errors import ConfigurationError
+from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
 from aisp.settings import SearchSettings
 from aisp.trace import Alignment
 from aisp.version import __version__
-from aisp_langchain.messages import to_ai_message, to_openai
+from aisp_langchain.messages import to_ai_message, to_chunks, to_openai
 from aisp_langchain.rewards import as_reward
-
-T = TypeVar("T")
-
-_PIECE = re.compile(r"\s*\S+|\s+")
-_SEARCH_FIELDS = frozenset(SearchSettings.model_fields)
-# Requests that wait for the engine side by side; the engine's own limit is on rows.
-_EXECUTOR = ThreadPoolExecutor(max_workers=128, thread_name_prefix="aisp-request")
+from aisp_langchain.running import cancellable
+from aisp_langchain.settings import SEARCH_FIELDS, Call, read_call
 
 
 class AISPChatModel(SearchSettings, BaseChatModel):
     """A local chat model, steered per request towards what its rewards like.
 
-    All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every call.
-    Unknown names are errors. Without rewards it is an ordinary chat model that draws one sample.
+    All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every
+    call; so may `model`, `rewards` and `template_kwargs`, and to calls `reference_outputs`. Unknown names are errors.
+    Without rewards it is an ordinary chat model that draws one sample.
+
+    With a seed, a call's answer depends on its prompt and settings alone: `batch` gives what `invoke` gives one by one.
+    A cache (`cache=True`, or LangChain's global one) keeps one answer a prompt and settings, unseeded searches' too.
 
     Attributes:
-        model: A model's name (embedded, hub id, checkpoint folder or GGUF file) or a `LoadedModel`. `model_name` is the same.
-        rewards: What `aisp_langchain.rewards.as_reward` takes: rewards of `aisp`, functions, Runnables, or a mapping of them.
+        model: A model's name (embedded, hub id, checkpoint folder or GGUF file), a `LoadedModel`, or a transformers
+            model and its tokenizer as a tuple. `model_name` is the same.
+        rewards: What `aisp_langchain.rewards.as_reward` takes: rewards of `aisp`, functions, Runnables, or a mapping of
+            names to them, which is their sum.
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
         device: None takes CUDA, else MPS, else the CPU.
-        streaming: As in other chat models: whether `invoke` goes through `stream`.
+        template_kwargs: Variables of the chat template, as `{"enable_thinking": False}`.
+        streaming: As in other chat models: whether `invoke` goes through `stream`. A search chooses among whole
+            answers, so a stream begins when the answer is chosen.
         api_key: Accepted, so that a call that built another chat model builds this one; there is nothing to open.
         max_retries: Accepted likewise; nothing goes over a network.
+
+    Raises:
+        ValidationError: pydantic's, for an unknown name, a value out of range, settings that contradict each other, or
+            rewards that can't be made one.
 
     Example:
         >>> from aisp.rewards import Length
@@ -66,10 +70,11 @@ class AISPChatModel(SearchSettings, BaseChatModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    model: Any = "smollm2-135m"
+    model: Any = DEFAULT_MODEL
     rewards: Any = None
     dtype: str | None = None
     device: str | None = None
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
     streaming: bool = False
     api_key: SecretStr | None = Field(default=None, exclude=True)
     max_retries: int | None = None
@@ -85,6 +90,18 @@ class AISPChatModel(SearchSettings, BaseChatModel):
             values = {**values, "model": values["model_name"]}
             del values["model_name"]
         return values
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _hold(cls, value: Any) -> Any:
+        """Wrap objects once, here: nobody else holds what wraps them, and engines are shared by it."""
+        if not isinstance(value, tuple):
+            return value
+        from aisp.models import load
+
+        if len(value) != 2:
+            raise ConfigurationError(f"model is a tuple of {len(value)}; expected (model, tokenizer)")
+        return load(value[0], tokenizer=value[1])
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -110,7 +127,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     @property
     def model_name(self) -> str:
         """The name of the model."""
-        return self.model if isinstance(self.model, str) else str(getattr(self.model, "name", type(self.model).__name__))
+        return _name(self.model)
 
     @property
     def _llm_type(self) -> str:
@@ -119,19 +136,27 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """What makes two models answer alike: caches are keyed by it, so the rewards' fingerprint is part of it."""
-        settings = self.model_dump(include=set(_SEARCH_FIELDS))
         return {
             "model_name": self.model_name,
             "model": self.model if isinstance(self.model, str) else self._nonce,
             "dtype": self.dtype,
             "device": self.device,
+            "template_kwargs": self.template_kwargs,
             "rewards": None if self.rewards is None else self.rewards.fingerprint,
-            **settings,
+            **self.model_dump(include=set(SEARCH_FIELDS)),
         }
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """Return the cache's key, in which a call's own rewards stand by their fingerprint and objects by a nonce."""
+        if kwargs.get("rewards") is not None:
+            kwargs["rewards"] = as_reward(kwargs["rewards"]).fingerprint
+        if not isinstance(kwargs.get("model", ""), str):
+            kwargs["model"] = uuid.uuid4().hex
+        return super()._get_llm_string(stop=stop, **kwargs)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = LangSmithParams(
-            ls_provider="aisp", ls_model_name=str(kwargs.get("model", self.model_name)), ls_model_type="chat"
+            ls_provider="aisp", ls_model_name=_name(kwargs.get("model") or self.model), ls_model_type="chat"
         )
         temperature, max_tokens = kwargs.get("temperature", self.temperature), kwargs.get("max_tokens", self.max_tokens)
         if temperature is not None:
@@ -144,14 +169,12 @@ class AISPChatModel(SearchSettings, BaseChatModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the model's own token ids of a text."""
-        from aisp.models import load
-
-        ids: list[int] = load(self.model, dtype=self.dtype, device=self.device).tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._load().tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of tokens of the prompt that the messages become."""
-        return len(self._load().encode(to_openai(messages), tools))
+        return len(self._load().encode(to_openai(messages), tools, **self.template_kwargs))
 
     def _generate(
         self,
@@ -170,7 +193,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        message = await _cancellable(lambda cancel: self._answer(messages, stop, kwargs, cancel))
+        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, cancel))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -180,7 +203,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in _chunks(self._answer(messages, stop, kwargs, threading.Event())):
+        for chunk in to_chunks(self._answer(messages, stop, kwargs, threading.Event())):
             if run_manager is not None:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -192,79 +215,48 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        message = await _cancellable(lambda cancel: self._answer(messages, stop, kwargs, cancel))
-        for chunk in _chunks(message):
+        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, cancel))
+        for chunk in to_chunks(message):
             if run_manager is not None:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
     def _answer(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any], cancel: threading.Event
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: dict[str, Any], cancel: threading.Event
     ) -> AIMessage:
-        model, reference = kwargs.pop("model", None), kwargs.pop("reference_outputs", None)
-        settings = self._settings(kwargs)
-        loaded = self._load(model)
+        call = read_call(self, self.rewards, self.template_kwargs, given)
+        loaded = self._load(call.model)
         openai = to_openai(messages)
         request = Request(
             messages=openai,
-            prompt_tokens=loaded.encode(openai),
-            limits=settings.make_limits(stop, cancel),
-            seed=settings.seed,
-            reference=reference,
+            prompt_tokens=loaded.encode(openai, **call.template),
+            limits=call.search.make_limits(stop, cancel),
+            seed=call.search.seed,
+            reference=call.reference,
         )
-        alignment = self._align(settings, loaded, request)
-        name = self.model_name if model is None else str(getattr(model, "name", model))
-        return to_ai_message(alignment, model_name=name, prompt_tokens=len(request.prompt_tokens))
-
-    def _align(self, settings: SearchSettings, loaded: Any, request: Request) -> Alignment:
-        from aisp.engines import engine_for
-
-        aligner = settings.make_aligner(engine_for(loaded), self.rewards)
-        # A model that judges must not write into the stream of the one that is judged: it runs without our callbacks.
-        with set_config_context({"callbacks": []}) as context:
-            return context.run(aligner.align, request)
-
-    def _settings(self, kwargs: dict[str, Any]) -> SearchSettings:
-        """Return the settings of a call: the instance's, with the call's put over them."""
-        unknown = sorted(kwargs.keys() - _SEARCH_FIELDS)
-        if unknown:
-            raise ConfigurationError(
-                f"a call got {', '.join(unknown)}; expected model, stop, reference_outputs or any of {', '.join(sorted(_SEARCH_FIELDS))}"
-            )
-        try:
-            return SearchSettings(**{**self.model_dump(include=set(_SEARCH_FIELDS)), **kwargs})
-        except ValidationError as error:
-            raise ConfigurationError(str(error)) from error
+        alignment = _align(call, loaded, request)
+        return to_ai_message(alignment, model_name=_name(call.model or self.model))
 
     def _load(self, model: Any = None) -> Any:
         from aisp.models import load
 
-        return load(self.model if model is None else model, dtype=self.dtype, device=self.device)
-
-
-async def _cancellable(work: Callable[[threading.Event], T]) -> T:
-    """Run blocking work on a thread; if the caller is cancelled, so is the work, within a decode step."""
-    import contextvars
-
-    cancel = threading.Event()
-    context = contextvars.copy_context()
-    try:
-        call = functools.partial(context.run, work, cancel)
-        return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, call)
-    except asyncio.CancelledError:
-        cancel.set()
-        raise
-
-
-def _chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
-    """Cut an answer into pieces of a word each; the last chunk, an empty one, carries what is known of the whole."""
-    for piece in _PIECE.findall(str(message.content)):
-        yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-    yield ChatGenerationChunk(
-        message=AIMessageChunk(
-            content="",
-            usage_metadata=message.usage_metadata,
-            response_metadata=message.response_metadata,
-            chunk_position="last",
+        if model is not None:
+            model = self._hold(model)
+        source = self.model if model is None else model
+        placed: dict[str, Any] = (
+            {"dtype": self.dtype, "device": self.device} if isinstance(source, str) or model is None else {}
         )
-    )
+        return load(source, **placed)
+
+
+def _align(call: Call, loaded: Any, request: Request) -> Alignment:
+    from aisp.engines import engine_for
+
+    aligner = call.search.make_aligner(engine_for(loaded), call.reward)
+    # A model that judges must not write into the stream of the one that is judged: it runs without our callbacks.
+    with set_config_context({"callbacks": []}) as context:
+        return context.run(aligner.align, request)
+
+
+def _name(model: Any) -> str:
+    return model if isinstance(model, str) else str(getattr(model, "name", type(model).__name__))

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages, merge_message_runs
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    convert_to_openai_messages,
+    merge_message_runs,
+)
+from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk
 
 from aisp.errors import PromptError
 from aisp.trace import Alignment
 
+_PIECE = re.compile(r"\s*\S+|\s+")
 _TEXT_BLOCKS = {"text", "reasoning", "thinking", "tool_use", "tool_call", "input_text", "output_text"}
 
 
@@ -30,20 +40,41 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return [_plain(message) for message in converted]
 
 
-def to_ai_message(alignment: Alignment, *, model_name: str, prompt_tokens: int) -> AIMessage:
-    """Return the best response as a message, with what it cost and how it was found."""
-    candidate, tokens = alignment.best.candidate, alignment.best.rollout.tokens
+def to_ai_message(alignment: Alignment, *, model_name: str) -> AIMessage:
+    """Return the best response as a message, with what it cost and how it was found.
+
+    The usage counts what was asked for, prompt and answer, since agents cut their history by it; what the search drew
+    and did not return is a detail of it.
+    """
+    candidate, rollout = alignment.best.candidate, alignment.best.rollout
+    prompt, answer = alignment.cost.prompt_tokens, len(rollout.tokens)
+    drawn = sum(len(response.rollout.tokens) for response in alignment.responses)
+    details = OutputTokenDetails(discarded=drawn - answer)  # type: ignore[typeddict-unknown-key] # further keys may be added
     return AIMessage(
         content=candidate.text,
         usage_metadata=UsageMetadata(
-            input_tokens=prompt_tokens, output_tokens=len(tokens), total_tokens=prompt_tokens + len(tokens)
+            input_tokens=prompt, output_tokens=answer, total_tokens=prompt + answer, output_token_details=details
         ),
         response_metadata={
             "model_name": model_name,
             "model_provider": "aisp",
-            "finish_reason": alignment.best.rollout.finish_reason,
+            "finish_reason": rollout.finish_reason,
             "aisp": alignment.summary(),
         },
+    )
+
+
+def to_chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
+    """Cut an answer into pieces of a word each; the last chunk, an empty one, carries what is known of the whole."""
+    for piece in _PIECE.findall(str(message.content)):
+        yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+    yield ChatGenerationChunk(
+        message=AIMessageChunk(
+            content="",
+            usage_metadata=message.usage_metadata,
+            response_metadata=message.response_metadata,
+            chunk_position="last",
+        )
     )
 
 
@@ -74,8 +105,6 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_mapping(call: Mapping[str, Any]) -> dict[str, Any]:
     function = dict(call["function"])
-    try:
+    with contextlib.suppress(TypeError, ValueError):  # what a model once wrote wrong is shown as it was
         function["arguments"] = json.loads(function["arguments"])
-    except (TypeError, ValueError):
-        pass  # what a model once wrote wrong is shown as it was
     return {**call, "function": function}

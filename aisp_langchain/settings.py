@@ -1,0 +1,69 @@
+"""What may be given to a call, over what the chat model was built with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from aisp.errors import ConfigurationError
+from aisp.rewards.base import Reward
+from aisp.settings import SearchSettings
+from aisp_langchain.rewards import as_reward
+
+SEARCH_FIELDS = frozenset(SearchSettings.model_fields)
+FORM_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "strict"})
+# `stream` is core's own switch between `invoke` and `stream`; it reaches the model only to be ignored.
+OTHER_FIELDS = frozenset({"model", "rewards", "reference_outputs", "template_kwargs", "stream"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call's own options.
+
+    Args:
+        search: How to search.
+        reward: What scores.
+        model: A model in place of the chat model's own; None for that one.
+        reference: What rewards are given as `reference_outputs`.
+        template: Variables of the chat template, as `enable_thinking`.
+        form: Tools and formats that the answer is held to.
+    """
+
+    search: SearchSettings
+    reward: Reward | None
+    model: Any
+    reference: Any
+    template: Mapping[str, Any]
+    form: Mapping[str, Any]
+
+
+def read_call(
+    own: SearchSettings, reward: Reward | None, template: Mapping[str, Any], given: Mapping[str, Any]
+) -> Call:
+    """Return the options of a call: the chat model's own, with what the call was given put over them.
+
+    Raises:
+        ConfigurationError: An unknown name, or a value out of range.
+    """
+    unknown = sorted(given.keys() - SEARCH_FIELDS - FORM_FIELDS - OTHER_FIELDS)
+    if unknown:
+        known = ", ".join(sorted(SEARCH_FIELDS | FORM_FIELDS | OTHER_FIELDS))
+        raise ConfigurationError(f"a call got {', '.join(unknown)}; expected any of {known}, stop")
+    fields = {**own.model_dump(include=set(SEARCH_FIELDS)), **{k: v for k, v in given.items() if k in SEARCH_FIELDS}}
+    try:
+        search = SearchSettings(**fields)
+    except ValidationError as error:
+        raise ConfigurationError(str(error)) from error
+    if "rewards" in given:
+        reward = None if given["rewards"] is None else as_reward(given["rewards"])
+    return Call(
+        search=search,
+        reward=reward,
+        model=given.get("model"),
+        reference=given.get("reference_outputs"),
+        template={**template, **(given.get("template_kwargs") or {})},
+        form={key: value for key, value in given.items() if key in FORM_FIELDS and value is not None},
+    )
