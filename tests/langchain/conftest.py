@@ -1,0 +1,29 @@
+"""A chat model over the fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aisp_langchain import AISPChatModel
+from tests.langchain.fakes import FakeEngine
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """The engine of every model for the length of a test."""
+    fake = FakeEngine()
+    monkeypatch.setattr("aisp.engines.engine_for", lambda loaded: fake)
+    return fake
+
+
+@pytest.fixture
+def chat(engine: FakeEngine, tiny: Any) -> Callable[..., AISPChatModel]:
+    """Build a chat model whose answers are the fake engine's."""
+
+    def build(**fields: Any) -> AISPChatModel:
+        return AISPChatModel(**{"model": tiny, "seed": 1, **fields})
+
+    return build
