@@ -20,6 +20,17 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 
 @pytest.fixture
+def named(engine: FakeEngine, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AISPChatModel]:
+    """Build a chat model that names its model, as most do, so that two of them may share cache entries."""
+    monkeypatch.setattr("aisp.models.load", lambda model, **options: tiny)
+
+    def build(**fields: Any) -> AISPChatModel:
+        return AISPChatModel(**{"model": "some-model", "seed": 1, **fields})
+
+    return build
+
+
+@pytest.fixture
 def chat(engine: FakeEngine, tiny: Any) -> Callable[..., AISPChatModel]:
     """Build a chat model whose answers are the fake engine's."""
 

@@ -159,40 +159,36 @@ class TestTrapACache:
         return first.invoke("q", **kwargs).content, second.invoke("q", **kwargs).content
 
     @pytest.mark.parametrize("wrap", [lambda f: f, RunnableLambda, lambda f: {"it": f}])
-    def test_functions(self, chat, wrap):
+    def test_functions(self, named, wrap):
         cache = InMemoryCache()
         for_i, for_e = wrap(has("i")), wrap(has("e"))
-        first = chat(rewards=for_i, budget=8, cache=cache)
-        second = chat(rewards=for_e, budget=8, cache=cache)
+        first = named(rewards=for_i, budget=8, cache=cache)
+        second = named(rewards=for_e, budget=8, cache=cache)
         one, other = self.answers(first, second)
         assert "i" in one
         assert "e" in other
         assert first.invoke("q").content == one
 
-    def test_rewards_differ_by_configuration(self, chat):
+    def test_rewards_differ_by_configuration(self, named):
         cache = InMemoryCache()
-        first = chat(rewards=Length(0, 1), budget=2, cache=cache)
-        second = chat(rewards=Length(5, 9), budget=2, cache=cache)
+        first = named(rewards=Length(0, 1), budget=2, cache=cache)
+        second = named(rewards=Length(5, 9), budget=2, cache=cache)
         assert first._get_llm_string() != second._get_llm_string()
-        again = chat(rewards=Length(0, 1), budget=2, cache=cache, model=first.model)
-        assert first.rewards.fingerprint == again.rewards.fingerprint
+        again = named(rewards=Length(0, 1), budget=2, cache=cache)
+        assert first._get_llm_string() == again._get_llm_string()
 
-    def test_a_calls_own_rewards(self, chat):
-        llm = chat(budget=8, rewards=has("i"), cache=InMemoryCache())
+    def test_a_calls_own_rewards(self, named):
+        llm = named(budget=8, rewards=has("i"), cache=InMemoryCache())
         assert "i" in llm.invoke("q").content
         assert "e" in llm.invoke("q", rewards=has("e")).content
-
-    def test_equal_named_models_and_rewards_share_an_entry(self, engine):
-        models = [AISPChatModel(rewards=Length(0, 1), budget=2, seed=1) for _ in range(2)]
-        assert models[0]._get_llm_string() == models[1]._get_llm_string()
 
     @pytest.mark.parametrize("field", [{"budget": 3}, {"seed": 2}, {"temperature": 0.3}, {"dtype": "bfloat16"}])
     def test_settings_differ(self, field):
         base = {"rewards": Length(0, 1), "budget": 2, "seed": 1}
         assert AISPChatModel(**base)._get_llm_string() != AISPChatModel(**{**base, **field})._get_llm_string()
 
-    def test_a_hit_draws_nothing(self, chat, engine):
-        llm = chat(budget=1, cache=InMemoryCache())
+    def test_a_hit_draws_nothing(self, named, engine):
+        llm = named(budget=1, cache=InMemoryCache())
         first = llm.invoke("q")
         drawn = engine.drawn
         assert llm.invoke("q").content == first.content
@@ -242,6 +238,15 @@ class TestTrapBLeaks:
             assert recorder.starts == 1
             assert "JUDGE" not in "".join(recorder.tokens)
             assert "JUDGE" not in text
+
+    def test_callbacks_of_a_chain(self, chat, judge):
+        """A chain puts its callbacks into the context, which judges inherit."""
+        recorder = Recorder()
+        chain = ChatPromptTemplate.from_template("{q}") | chat(rewards=judge(), budget=2) | StrOutputParser()
+        text = "".join(chain.stream({"q": "q"}, {"callbacks": [recorder]}))
+        text += chain.invoke({"q": "q"}, {"callbacks": [recorder]})
+        assert recorder.starts == 2
+        assert "JUDGE" not in text + "".join(recorder.tokens)
 
     async def test_astream_events(self, chat, judge):
         llm = chat(rewards=judge(), budget=2)
