@@ -1,0 +1,43 @@
+"""The public names, exactly."""
+
+from __future__ import annotations
+
+import aisp
+import aisp.engines
+import aisp.models
+import aisp.rewards
+import aisp.strategies
+import aisp_langchain
+
+
+def test_names():
+    assert sorted(aisp.__all__) == ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
+    assert sorted(aisp.strategies.__all__) == ["AISP", "BestOfN", "Info", "Setting", "Strategy"]
+    assert sorted(aisp.engines.__all__) == ["Engine", "Progress", "engine_for"]
+    assert sorted(aisp_langchain.__all__) == ["AISPChatModel", "__version__", "as_reward"]
+    assert sorted(aisp.rewards.__all__) == [
+        "Avoids",
+        "Classifier",
+        "Contains",
+        "FunctionReward",
+        "Length",
+        "Regex",
+        "Reward",
+        "Sentiment",
+        "ValidJSON",
+        "minimum",
+        "normalize",
+        "product",
+        "veto",
+        "when",
+    ]
+
+
+def test_every_public_name_is_there():
+    for package in (aisp, aisp.strategies, aisp.engines, aisp.models, aisp.rewards, aisp_langchain):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(aisp, "Aligned")
