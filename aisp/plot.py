@@ -30,20 +30,21 @@ def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None
     except ImportError as error:
         raise ConfigurationError('a plot needs matplotlib: pip install "aisp-langchain[plot]"') from error
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, alignment in alignments.items():
-        drawn = [i + 1 for i, response in enumerate(alignment.responses) if response.score.usable]
-        rewards = [response.reward for response in alignment.responses if response.score.usable]
+        points = [(i, r.reward) for i, r in enumerate(alignment.responses, start=1) if r.score.usable]
         (line,) = axes.step(
-            *zip(*alignment.best_so_far(), strict=True), where="post", label=f"{name}: best so far", lw=2
+            *zip(*alignment.best_so_far(), strict=True), where="post", label=f"{name}, best so far", lw=2
         )
-        axes.scatter(drawn, rewards, s=10, alpha=0.35, color=line.get_color(), label=f"{name}: responses")
+        axes.scatter(
+            *zip(*points, strict=True), s=12, alpha=0.4, color=line.get_color(), label=f"{name}, every response"
+        )
     axes.set_xlabel("responses generated and scored")
     axes.set_ylabel("reward")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

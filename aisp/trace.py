@@ -198,12 +198,13 @@ class Alignment:
         }
 
     def best_so_far(self) -> list[tuple[int, float]]:
-        """Return (responses drawn, best reward so far) after each round that had one."""
-        points, drawn = [], 0
-        for round_ in self.rounds:
-            drawn += len(round_.responses)
-            if round_.best is not None:
-                points.append((drawn, round_.best.reward))
+        """Return (responses drawn, best reward so far) after each response, from the first that has one."""
+        points: list[tuple[int, float]] = []
+        best: Response | None = None
+        for drawn, response in enumerate(self.responses, start=1):
+            best = best_of([response], best)
+            if best is not None:
+                points.append((drawn, best.reward))
         return points
 
     def plot(self, path: str | Path | None = None) -> Figure:

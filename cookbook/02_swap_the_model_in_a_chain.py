@@ -21,7 +21,7 @@ def inviting(outputs: AIMessage) -> float:
 
 
 # before: llm = ChatOpenAI(model="...", max_tokens=40)
-llm = AISPChatModel(model="smollm2-135m", max_tokens=32, rewards=inviting, budget=8, target_reward=1.0, seed=5)
+llm = AISPChatModel(model="smollm2-135m", max_tokens=32, rewards=inviting, budget=6, target_reward=1.0, seed=5)
 
 chain = prompt | llm | StrOutputParser()
 print(chain.invoke({"question": "Do you have rye bread?"}))
@@ -30,6 +30,6 @@ print(chain.invoke({"question": "Do you have rye bread?"}))
 for answer in chain.batch([{"question": "When do you open?"}, {"question": "Can I order a cake?"}]):
     print("-", answer)
 
-message = llm.invoke("Do you have rye bread?", budget=4)
+message = llm.invoke("Do you have rye bread?", budget=2)
 print(message.usage_metadata)
 print({key: message.response_metadata["aisp"][key] for key in ("reward", "stopped_by", "budget")})

@@ -1,0 +1,30 @@
+"""Pictures: what is drawn is what was found."""
+
+from __future__ import annotations
+
+from aisp.aligner import Aligner, Request
+from aisp.plan import Plan
+from aisp.plot import plot_alignments
+from aisp.records import Limits, Score
+from aisp.strategies import AISP, BestOfN
+from tests.method.fakes import FakeEngine, FakeReward
+
+
+def alignment_of(strategy):
+    reward = FakeReward(lambda text: Score(value=9.0, vetoed=True) if text == "elm" else float(len(text)))
+    aligner = Aligner(FakeEngine(), strategy, reward, Plan(budget=20, num_samples=8))
+    return aligner.align(Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=3), seed=1))
+
+
+def test_the_line_is_the_best_so_far_and_every_usable_response_is_a_dot(tmp_path):
+    alignments = {strategy.name: alignment_of(strategy) for strategy in (BestOfN(), AISP())}
+    figure = plot_alignments(alignments, tmp_path / "search.png")
+    [axes] = figure.axes
+    for line, dots, alignment in zip(axes.lines, axes.collections, alignments.values(), strict=True):
+        usable = [(i, r.reward) for i, r in enumerate(alignment.responses, start=1) if r.score.usable]
+        assert [tuple(point) for point in dots.get_offsets().tolist()] == usable
+        drawn, best = (list(data) for data in line.get_data())
+        assert best == sorted(best)
+        assert (drawn[-1], best[-1]) == (20, alignment.best.reward)
+        assert len(usable) < 20
+    assert (tmp_path / "search.png").stat().st_size > 5000
