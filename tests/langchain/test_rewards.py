@@ -178,8 +178,8 @@ class TestTrapACache:
         assert first._get_llm_string() == again._get_llm_string()
 
     def test_a_calls_own_rewards(self, named):
-        llm = named(budget=8, rewards=has("i"), cache=InMemoryCache())
-        assert "i" in llm.invoke("q").content
+        llm = named(budget=8, cache=InMemoryCache())
+        assert "i" in llm.invoke("q", rewards=has("i")).content
         assert "e" in llm.invoke("q", rewards=has("e")).content
 
     @pytest.mark.parametrize("field", [{"budget": 3}, {"seed": 2}, {"temperature": 0.3}, {"dtype": "bfloat16"}])
