@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Models that come with the package index.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+bench_app = typer.Typer(help="Measure the search on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 _ERRORS = Console(stderr=True)
 
@@ -128,3 +130,23 @@ def list_models() -> None:
     for name in entries:
         table.add_row(name, "yes" if models.is_fetched(name) else "no", str(entries[name].description))
     Console().print(table)
+
+
+@bench_app.command("speed")
+def bench_speed(
+    model: ModelOption = "smollm2-135m",
+    random_weights: Annotated[Optional[str], typer.Option(help="A config.json: its shape, without weights.")] = None,  # noqa: UP045
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu.")] = None,  # noqa: UP045
+    scenario: Annotated[list[str], typer.Option(help="Only this one; may be given several times.")] = [],  # noqa: B006
+    repetitions: Annotated[int, typer.Option(help="Of each side, in turn.")] = 3,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 64,
+    out: Annotated[Optional[Path], typer.Option(help="Where to write the figures, as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Compare our decode with `generate`, in turn, on the same model and the same work."""
+    with _readable_errors():
+        from aisp.bench.command import run_speed
+
+        run_speed(
+            model, random_weights, dtype, device, scenario, repetitions=repetitions, new_tokens=new_tokens, out=out
+        )

@@ -1,0 +1,121 @@
+"""What `aisp bench` prints."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aisp.bench.speed import Bench, Result, Scenario, measure, random_model
+from aisp.errors import ConfigurationError
+
+
+def run_speed(
+    model: str,
+    random_weights: str | None,
+    dtype: str | None,
+    device: str | None,
+    names: Sequence[str],
+    *,
+    repetitions: int,
+    new_tokens: int,
+    out: Path | None,
+) -> list[Result]:
+    """Run scenarios, print a row each as it ends, and write them as JSON."""
+    import torch
+
+    from aisp.models.devices import resolve_device, resolve_dtype
+
+    where = resolve_device(device)
+    weights = resolve_dtype(dtype, where)
+    bench = _bench(model, random_weights, weights, where, new_tokens)
+    scenarios = _chosen(bench.scenarios(), names)
+    console, results = Console(), []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        for scenario in scenarios:
+            task = progress.add_task(scenario.name, total=2 * repetitions)
+            results.append(measure(bench, scenario, repetitions, lambda task=task: progress.advance(task)))  # type: ignore[misc]
+            progress.remove_task(task)
+    console.print(_table(results))
+    if out is not None:
+        about = {
+            "model": random_weights or model,
+            "dtype": str(weights),
+            "device": torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "new_tokens": new_tokens,
+        }
+        rows = [result.to_dict() for result in results]
+        out.write_text(json.dumps({**about, "scenarios": rows}, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def _bench(model: str, random_weights: str | None, dtype: Any, device: Any, new_tokens: int) -> Bench:
+    from aisp.models import load
+
+    if random_weights is None:
+        loaded = load(model, dtype=dtype, device=device)
+        return Bench(loaded.model, loaded.tokenizer, new_tokens=new_tokens, eos_token_ids=loaded.eos_token_ids)
+    built = random_model(random_weights, dtype, device)
+    return Bench(
+        built, _NumberTokenizer(built.config.get_text_config().vocab_size), new_tokens=new_tokens, eos_token_ids=(0,)
+    )
+
+
+def _chosen(scenarios: Sequence[Scenario], names: Sequence[str]) -> list[Scenario]:
+    known = {scenario.name: scenario for scenario in scenarios}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigurationError(f"there is no scenario {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in names] or list(scenarios)
+
+
+def _table(results: Sequence[Result]) -> Table:
+    table = Table(
+        "scenario",
+        "ratio",
+        "spread",
+        "ours, s",
+        "theirs, s",
+        "ours, tokens",
+        "theirs, tokens",
+        "ours, MB",
+        "theirs, MB",
+        box=None,
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for result in results:
+        table.add_row(
+            result.name,
+            f"{result.ratio:.2f}",
+            f"{result.ratio_low:.2f}-{result.ratio_high:.2f}",
+            f"{result.ours_seconds:.2f}",
+            f"{result.theirs_seconds:.2f}",
+            str(result.ours_forward_tokens),
+            str(result.theirs_forward_tokens),
+            f"{result.ours_peak_bytes / 1e6:.0f}",
+            f"{result.theirs_peak_bytes / 1e6:.0f}",
+        )
+    return table
+
+
+class _NumberTokenizer:
+    """Spells tokens as their numbers: a model without weights has nothing to say."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return " ".join(map(str, ids))
