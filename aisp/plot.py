@@ -38,9 +38,8 @@ def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None
         (line,) = axes.step(
             *zip(*alignment.best_so_far(), strict=True), where="post", label=f"{name}, best so far", lw=2
         )
-        axes.scatter(
-            *zip(*points, strict=True), s=12, alpha=0.4, color=line.get_color(), label=f"{name}, every response"
-        )
+        drawn, rewards = zip(*points, strict=True)
+        axes.scatter(drawn, rewards, s=12, alpha=0.4, color=line.get_color(), label=f"{name}, every response")
     axes.set_xlabel("responses generated and scored")
     axes.set_ylabel("reward")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The speed benchmark, on a tiny model: both sides do the work that they say, and what is reported is what was measured."""
+"""The speed benchmark, on a tiny model: both sides do the work that they say, and what was measured is reported."""
 
 from __future__ import annotations
 

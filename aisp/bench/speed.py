@@ -1,8 +1,8 @@
 """`aisp bench speed`: our decode against `model.generate`, alternating in one run, on the same work.
 
 Each scenario has two sides that draw the same number of responses of the same number of tokens, with the same model, in
-the same process. They take turns, so that a machine whose speed drifts slows both; what is reported is the median of the
-ratios of neighbours, and their spread.
+the same process. They take turns, so that a machine whose speed drifts slows both; reported are the median ratio of
+neighbours, and the spread.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Bench:
 
         return Scenario(
             name="kept",
-            what=f"{rounds} rounds of {n} that keep half of an earlier response, against {rounds} generate calls of {n}",
+            what=f"{rounds} rounds of {n} that keep half of an earlier response, against {rounds} generate calls",
             ours=ours,
             theirs=lambda turn: sum(self.generate(self.prompt(SHORT, turn), n) for _ in range(rounds)),
         )
