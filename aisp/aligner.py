@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from aisp.engines.base import Engine, Progress
@@ -34,6 +34,7 @@ class Request:
         limits: When a response ends; the deadline and the cancel event end the whole search.
         seed: Equal seeds give equal answers; None draws a fresh one, which the alignment names.
         reference: What rewards are given as `reference_outputs`.
+        grammar: What every response is held to; see `aisp.records.Proposal`.
     """
 
     messages: Sequence[Message]
@@ -41,6 +42,7 @@ class Request:
     limits: Limits
     seed: int | None = None
     reference: Any = None
+    grammar: str | None = None
 
 
 def text_candidate(request: Request, rollout: Rollout) -> Candidate:
@@ -152,6 +154,8 @@ class Aligner:
         while (stopped_by := self._stopped_by(search, request)) is None:
             started = time.monotonic()
             proposals = self.strategy.propose(state, min(self.plan.num_samples, self.plan.budget - search.spent))
+            if request.grammar is not None:
+                proposals = tuple(replace(proposal, grammar=request.grammar) for proposal in proposals)
             rollouts = self.engine.rollout(prefix, proposals, request.limits, progress)
             complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
             if len(complete) == len(rollouts):

@@ -119,6 +119,8 @@ class Proposal:
         mean: The terms of u_t; empty for zero.
         horizon: Leading response tokens that are perturbed; None perturbs all.
         kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
+        grammar: What the response is held to, as `aisp.engines.grammar` reads it; None for nothing. Tokens that it
+            forbids count as impossible in `log_prior` and `log_proposal`, though not in `log_prob`.
         measure_scale: Ask for `Rollout.natural_scale`.
         measure_unused: Ask for `Rollout.unused_mean_dot`.
         retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their
@@ -131,6 +133,7 @@ class Proposal:
     mean: tuple[NoiseTerm, ...] = ()
     horizon: int | None = None
     kept: Tokens = NO_TOKENS
+    grammar: str | None = None
     measure_scale: bool = False
     measure_unused: bool = False
     retain: bool = False

@@ -112,7 +112,10 @@ class Batch:
             row.figures.append(figures)
             job = row.job
             job.generated += 1
-            if token in parts.eos_token_ids or job.stop_strings.hit(row.ids):
+            if row.matcher is not None:
+                row.matcher.advance(token)
+            complete = row.matcher is not None and row.matcher.done
+            if complete or token in parts.eos_token_ids or job.stop_strings.hit(row.ids):
                 ended.append((row, "stop"))
             elif len(row.ids) >= job.limits.max_tokens:
                 ended.append((row, "length"))

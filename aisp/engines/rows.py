@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aisp.engines.attention import KV
 from aisp.engines.calibration import ScaleMeter
+from aisp.engines.grammar import Grammar, Matcher
 from aisp.engines.stopping import StopStrings, decode
 from aisp.records import TOKEN_FIGURES, FinishReason, Limits, Prefix, Proposal, Rollout, Tokens
 
@@ -27,10 +28,18 @@ class CachedPrefix(Prefix):
 class Job:
     """One rollout call: its rows, and where its caller waits for them."""
 
-    def __init__(self, prefix: CachedPrefix, proposals: Sequence[Proposal], limits: Limits, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        prefix: CachedPrefix,
+        proposals: Sequence[Proposal],
+        limits: Limits,
+        tokenizer: Any,
+        grammars: Mapping[str, Grammar] | None = None,
+    ) -> None:
         self.prefix = prefix
         self.limits = limits
         self.stop_strings = StopStrings(tokenizer, limits.stop)
+        self.grammars = grammars or {}
         self.rows = [Row(job=self, proposal=proposal) for proposal in proposals]
         self.results: list[Rollout | None] = [None] * len(self.rows)
         self.generated = 0
@@ -63,17 +72,27 @@ class Row:
     noise: Tensor | None = None
     noise_block: int = -1
     meter: ScaleMeter | None = None
+    matcher: Matcher | None = None
     done: bool = False
 
     def __post_init__(self) -> None:
         kept = self.proposal.kept
         self.ids = list(kept.ids)
         self.figures = list(zip(*(getattr(kept, name).tolist() for name in TOKEN_FIGURES), strict=True))
+        if self.proposal.grammar is not None:
+            self.matcher = self.job.grammars[self.proposal.grammar].matcher()
+            for token in self.ids:
+                self.matcher.advance(token)
 
     @property
     def position(self) -> int:
         """The response position of the next token."""
         return len(self.ids)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still come."""
+        return self.job.limits.max_tokens - len(self.ids)
 
     @property
     def horizon(self) -> int:

@@ -42,7 +42,9 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
         figures[:, 3] = _kl_to_base(head, raw, logits, shifts[count:], perturbation)
         figures[:, 4] = _mean_dot(n, perturbation)
     _measure_scale(rows, raw, logits)
-    tokens = _draw(rows, logits, proposed, figures)
+    prior, proposed = _allowed(rows, logits, proposed)
+    tokens = _draw(rows, prior, proposed, figures)
+    _hold(rows, tokens, figures)
     figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     greedy = [i for i, row in enumerate(rows) if row.proposal.sampling.greedy]
     figures[greedy, 1] = figures[greedy, 0]
@@ -58,6 +60,33 @@ def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> t
     linear = head.linear(stacked)
     n = pre_logits.shape[0]
     return head.add_bias(linear[:n]), linear[n:]
+
+
+def _allowed(rows: Sequence[Row], logits: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
+    """Make impossible what the rows' grammars forbid, in the logits and in the perturbed ones, shape (n, vocab)."""
+    matchers = [(i, row.matcher) for i, row in enumerate(rows) if row.matcher is not None]
+    if not matchers:
+        return logits, proposed
+    places = [i for i, _ in matchers]
+    forbidden = ~torch.stack([matcher.mask(logits.shape[-1]) for _, matcher in matchers]).to(logits.device)
+    prior = logits.clone()
+    prior[places] = prior[places].masked_fill_(forbidden, -torch.inf)
+    if proposed is logits:
+        return prior, prior
+    proposed = proposed.clone()
+    proposed[places] = proposed[places].masked_fill_(forbidden, -torch.inf)
+    return prior, proposed
+
+
+def _hold(rows: Sequence[Row], tokens: Tensor, figures: Tensor) -> None:
+    """Put another token where the drawn one would leave no room to end; the forced one has probability 1."""
+    for i, row in enumerate(rows):
+        if row.matcher is not None:
+            drawn = int(tokens[i])
+            held = row.matcher.hold(drawn, row.remaining)
+            if held != drawn:
+                tokens[i] = held
+                figures[i, 1:3] = 0.0
 
 
 def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from aisp.engines.base import Progress
 from aisp.engines.batch import Parts
 from aisp.engines.decoder import Decoder
+from aisp.engines.grammar import Grammar, compile_grammar
 from aisp.engines.head import Head
 from aisp.engines.perturb import Perturber
 from aisp.engines.rows import CachedPrefix, Job
@@ -119,7 +120,8 @@ class TransformersEngine:
         """Draw one response a proposal; concurrent calls share the batch.
 
         Raises:
-            ConfigurationError: Kept tokens that leave no room for a new one.
+            ConfigurationError: Kept tokens that leave no room for a new one, a grammar that can't be compiled, or one
+                whose shortest response is too long.
             EngineError: Decoding failed.
         """
         if not isinstance(prefix, CachedPrefix):
@@ -133,7 +135,7 @@ class TransformersEngine:
                     f"a proposal keeps {len(proposal.kept)} tokens, and a response may have {limits.max_tokens} "
                     "in all; keep fewer"
                 )
-        job = Job(prefix, proposals, limits, self._tokenizer)
+        job = Job(prefix, proposals, limits, self._tokenizer, self._grammars(proposals, limits))
         reported = 0
 
         def report() -> None:
@@ -157,6 +159,15 @@ class TransformersEngine:
         prefix = CachedPrefix(token_ids=tokens, kv=kv, pre_logit=pre_logit.to(self._parts.head.device))
         self._live[tokens] = prefix
         return prefix
+
+    def _grammars(self, proposals: Sequence[Proposal], limits: Limits) -> dict[str, Grammar]:
+        """Compile what the proposals are held to."""
+        grammars: dict[str, Grammar] = {}
+        for source in dict.fromkeys(proposal.grammar for proposal in proposals):
+            if source is not None:
+                grammars[source] = compile_grammar(self._tokenizer, source, sorted(self._parts.eos_token_ids))
+                grammars[source].check_room(limits.max_tokens)
+        return grammars
 
     def _within_context(self, prefix: Prefix, limits: Limits) -> Limits:
         """Shorten the response to what the context still holds."""
