@@ -1,0 +1,123 @@
+"""What a model wrote, taken apart: its reasoning, its text, its tool calls, and those that went wrong.
+
+Models write calls within `<tool_call>` tags, in fenced blocks, or as bare JSON; one at a time or in a list; with
+`arguments` or `parameters`. All of these are read. What begins as a call and is none becomes an invalid call, so that
+an agent can tell the model; it is never an exception, and never text for the user.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
+_FENCED = re.compile(r"```(?:json|tool_call|tool_code)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+_BEGUN = re.compile(r'\s*[\[{]?\s*\{\s*"(?:name|function)"\s*:')
+_NAME = re.compile(r'"name"\s*:\s*"([^"]*)"')
+_ARGUMENTS = ("arguments", "parameters", "args")
+_SEPARATORS = " \t\r\n;,"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """An answer in its parts.
+
+    Args:
+        text: What is for the user.
+        calls: `{"name", "args", "id"}` each.
+        invalid: `{"name", "args", "id", "error"}` each, the arguments as they were written.
+    """
+
+    text: str
+    calls: tuple[dict[str, Any], ...] = ()
+    invalid: tuple[dict[str, Any], ...] = ()
+
+
+def split_reasoning(text: str) -> tuple[str | None, str]:
+    """Return a model's reasoning, where it wrote any, and what follows it.
+
+    Some templates open `<think>` in the prompt, so that only its end is in the answer.
+    """
+    head, end, tail = text.partition("</think>")
+    opened = head.lstrip().startswith("<think>")
+    if not end and not opened:
+        return None, text
+    reasoning = head.lstrip().removeprefix("<think>").strip()
+    return reasoning or None, tail.lstrip()
+
+
+def parse_calls(text: str, names: Collection[str]) -> Parsed:
+    """Take the calls out of an answer.
+
+    Args:
+        text: The answer without its reasoning.
+        names: Of the tools. JSON outside tags is a call only if it names one of them; within tags any name is one.
+    """
+    if "<tool_call>" in text:
+        return _collect(_TAGGED.sub("", text), _TAGGED.findall(text), marked="<tool_call>")
+    fenced = [block for block in _FENCED.findall(text) if _looks_like_a_call(block, names)]
+    if fenced:
+        rest = _FENCED.sub(lambda match: "" if match[1] in fenced else match[0], text)
+        return _collect(rest, fenced)
+    return _collect("", [text]) if _looks_like_a_call(text, names) else Parsed(text=text)
+
+
+def _collect(rest: str, blocks: list[str], marked: str = "") -> Parsed:
+    calls: list[dict[str, Any]] = []
+    invalid: list[dict[str, Any]] = []
+    for block in blocks:
+        try:
+            found = [_call(value) for value in _values(block)]
+            calls += [{"name": name, "args": arguments, "id": new_id()} for name, arguments in found]
+        except ValueError as error:
+            name = _NAME.search(block)
+            written = marked + block
+            invalid.append({"name": name and name[1], "args": written, "id": new_id(), "error": str(error)})
+    return Parsed(text=rest.strip(), calls=tuple(calls), invalid=tuple(invalid))
+
+
+def _values(block: str) -> Iterator[Any]:
+    """Yield the JSON values of a block, of a list its parts."""
+    decoder, at = json.JSONDecoder(strict=False), 0
+    block = block.strip(_SEPARATORS)
+    while at < len(block):
+        value, at = decoder.raw_decode(block, at)
+        yield from value if isinstance(value, list) else [value]
+        while at < len(block) and block[at] in _SEPARATORS:
+            at += 1
+
+
+def _call(value: Any) -> tuple[str, dict[str, Any]]:
+    """Return the name and the arguments of a call.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
+        value = value["function"]
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
+        raise ValueError('a tool call has no name; expected {"name": ..., "arguments": {...}}')
+    arguments = next((value[key] for key in _ARGUMENTS if key in value), {})
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments, strict=False) if arguments.strip() else {}
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of {value['name']} are {type(arguments).__name__}; expected a JSON object")
+    return value["name"], arguments
+
+
+def _looks_like_a_call(text: str, names: Collection[str]) -> bool:
+    if not _BEGUN.match(text):
+        return False
+    found = _NAME.search(text)
+    return found is not None and found[1] in names
+
+
+def new_id() -> str:
+    """Return an id that no other call has."""
+    return f"call_{uuid.uuid4().hex[:24]}"
