@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import set_config_context
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
@@ -28,10 +29,13 @@ from aisp.rewards.base import Reward
 from aisp.settings import SearchSettings
 from aisp.trace import Alignment
 from aisp.version import __version__
+from aisp_langchain.form import Form
 from aisp_langchain.messages import to_ai_message, to_chunks, to_openai
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.running import cancellable
 from aisp_langchain.settings import SEARCH_FIELDS, Call, read_call
+from aisp_langchain.structured import Method, structured
+from aisp_langchain.tools import read_choice, read_tools
 
 
 class AISPChatModel(SearchSettings, BaseChatModel):
@@ -174,7 +178,63 @@ class AISPChatModel(SearchSettings, BaseChatModel):
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of tokens of the prompt that the messages become."""
-        return len(self._load().encode(to_openai(messages), tools, **self.template_kwargs))
+        form = Form(tools=read_tools(tools or ()))
+        return len(form.encode(self._load(), to_openai(messages), self.template_kwargs))
+
+    def bind_tools(
+        self,
+        tools: Sequence[Any],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this chat model with tools that it may or must call.
+
+        Once the model begins a call, decoding is held to the schemas of the tools, so that a call is well-formed.
+
+        Args:
+            tools: Tools, functions, pydantic classes, TypedDicts or JSON schemas.
+            tool_choice: "auto" (None) leaves the choice to the model, "none" hides the tools; "any" ("required", True)
+                or a name forces a call.
+            parallel_tool_calls: Whether there may be several calls in an answer. None allows them where the model may
+                choose, and one where a call is forced.
+            strict: Make every argument required, as OpenAI's strict mode does.
+            **kwargs: Options of the calls, as `response_format`.
+
+        Raises:
+            ConfigurationError: What can't be a tool, or a choice of none of them.
+        """
+        read = read_tools(tools, strict)
+        read_choice(tool_choice, read)
+        options = {"tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls, **kwargs}
+        return self.bind(tools=list(read), **{key: value for key, value in options.items() if value is not None})
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return a chain whose answers are objects of a schema. Decoding is held to it, whatever the method.
+
+        Args:
+            schema: A pydantic class (of either version), whose objects are returned; or a TypedDict or a JSON schema,
+                for which it is dicts.
+            method: "json_schema" describes the schema in the prompt; "json_mode" doesn't, so that the prompt has to,
+                and takes None for any JSON object; "function_calling" forces a call of a tool that has it.
+            include_raw: Return `{"raw", "parsed", "parsing_error"}`, and raise no error of the parser.
+            strict: Make every field required.
+            **kwargs: Options of the calls.
+
+        Raises:
+            ConfigurationError: An unknown method, or no schema where one is needed.
+        """
+        return structured(self, schema, method=method, include_raw=include_raw, strict=strict, options=kwargs)
 
     def _generate(
         self,
@@ -229,10 +289,11 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         openai = to_openai(messages)
         request = Request(
             messages=openai,
-            prompt_tokens=loaded.encode(openai, **call.template),
+            prompt_tokens=call.form.encode(loaded, openai, call.template),
             limits=call.search.make_limits(stop, cancel),
             seed=call.search.seed,
             reference=call.reference,
+            grammar=call.form.grammar(loaded),
         )
         alignment = _align(call, loaded, request)
         return to_ai_message(alignment, model_name=_name(call.model or self.model))
@@ -252,7 +313,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
 def _align(call: Call, loaded: Any, request: Request) -> Alignment:
     from aisp.engines import engine_for
 
-    aligner = call.search.make_aligner(engine_for(loaded), call.reward)
+    aligner = call.search.make_aligner(engine_for(loaded), call.reward, call.form.parse)
     # A model that judges must not write into the stream of the one that is judged: it runs without our callbacks.
     with set_config_context({"callbacks": []}) as context:
         return context.run(aligner.align, request)

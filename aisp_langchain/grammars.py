@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aisp_langchain.schemas import closed
 from aisp_langchain.tools import CallFormat, Tool, name_of, parameters_of
 
 # The spacing that models saw in training: with compact separators a small model writes other, wrong values.
@@ -80,29 +81,6 @@ def _call_schema(tool: Tool, style: CallFormat) -> dict[str, Any]:
 
 def _json(schema: Mapping[str, Any]) -> str:
     return "%json " + json.dumps({**closed(schema), "x-guidance": _SPACING}, ensure_ascii=False)
-
-
-def closed(schema: Any) -> Any:
-    """Return a JSON schema in which objects with named properties have no others, unless they say so.
-
-    Left open, a small model goes on with properties of its own until its tokens are spent.
-    """
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    done = {key: _closed_keyword(key, value) for key, value in schema.items()}
-    if "properties" in done and "patternProperties" not in done and schema.get("type", "object") == "object":
-        done.setdefault("additionalProperties", False)
-    return done
-
-
-def _closed_keyword(key: str, value: Any) -> Any:
-    if key in ("const", "enum", "default", "examples", "allOf"):  # the parts of allOf add up, so none may be closed
-        return value
-    if key in ("properties", "patternProperties", "$defs", "definitions") and isinstance(value, Mapping):
-        return {name: closed(part) for name, part in value.items()}
-    return closed(value)
 
 
 def _literal(text: str) -> str:

@@ -12,10 +12,14 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
+    InvalidToolCall,
+    ToolCall,
+    ToolCallChunk,
     convert_to_openai_messages,
     merge_message_runs,
 )
 from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from aisp.errors import PromptError
@@ -50,15 +54,24 @@ def to_ai_message(alignment: Alignment, *, model_name: str) -> AIMessage:
     prompt, answer = alignment.cost.prompt_tokens, len(rollout.tokens)
     drawn = sum(len(response.rollout.tokens) for response in alignment.responses)
     details = OutputTokenDetails(discarded=drawn - answer)  # type: ignore[typeddict-unknown-key] # further keys may be added
+    calls = [ToolCall(name=c["name"], args=c["args"], id=c["id"], type="tool_call") for c in candidate.tool_calls]
+    invalid = [
+        InvalidToolCall(name=c["name"], args=c["args"], id=c["id"], error=c["error"], type="invalid_tool_call")
+        for c in candidate.invalid_tool_calls
+    ]
     return AIMessage(
         content=candidate.text,
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        # Where core looks for it when it makes content blocks.
+        additional_kwargs={"reasoning_content": candidate.reasoning} if candidate.reasoning else {},
         usage_metadata=UsageMetadata(
             input_tokens=prompt, output_tokens=answer, total_tokens=prompt + answer, output_token_details=details
         ),
         response_metadata={
             "model_name": model_name,
             "model_provider": "aisp",
-            "finish_reason": rollout.finish_reason,
+            "finish_reason": "tool_calls" if calls else rollout.finish_reason,
             "aisp": alignment.summary(),
         },
     )
@@ -66,8 +79,14 @@ def to_ai_message(alignment: Alignment, *, model_name: str) -> AIMessage:
 
 def to_chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
     """Cut an answer into pieces of a word each; the last chunk, an empty one, carries what is known of the whole."""
+    if message.additional_kwargs:
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", additional_kwargs=message.additional_kwargs))
     for piece in _PIECE.findall(str(message.content)):
         yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+    calls: list[ToolCall | InvalidToolCall] = [*message.tool_calls, *message.invalid_tool_calls]
+    for index, call in enumerate(calls):
+        for part in _call_chunks(call, index):
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[part]))
     yield ChatGenerationChunk(
         message=AIMessageChunk(
             content="",
@@ -76,6 +95,14 @@ def to_chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
             chunk_position="last",
         )
     )
+
+
+def _call_chunks(call: ToolCall | InvalidToolCall, index: int) -> Iterator[ToolCallChunk]:
+    """Yield a call's name and id, then its arguments in pieces."""
+    args = call["args"] if isinstance(call["args"], str) else json.dumps(call["args"], ensure_ascii=False)
+    yield tool_call_chunk(name=call["name"], args="", id=call["id"], index=index)
+    for piece in _PIECE.findall(args or ""):
+        yield tool_call_chunk(name=None, args=piece, id=None, index=index)
 
 
 def _check_blocks(message: BaseMessage) -> None:

@@ -101,7 +101,7 @@ def _call(value: Any) -> tuple[str, dict[str, Any]]:
         value = value["function"]
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
         raise ValueError('a tool call has no name; expected {"name": ..., "arguments": {...}}')
-    arguments = next((value[key] for key in _ARGUMENTS if key in value), {})
+    arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
         arguments = json.loads(arguments, strict=False) if arguments.strip() else {}
     if arguments is None:

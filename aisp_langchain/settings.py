@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from aisp.errors import ConfigurationError
 from aisp.rewards.base import Reward
 from aisp.settings import SearchSettings
+from aisp_langchain.form import Form, read_form
 from aisp_langchain.rewards import as_reward
 
 SEARCH_FIELDS = frozenset(SearchSettings.model_fields)
@@ -37,7 +38,7 @@ class Call:
     model: Any
     reference: Any
     template: Mapping[str, Any]
-    form: Mapping[str, Any]
+    form: Form
 
 
 def read_call(
@@ -65,5 +66,5 @@ def read_call(
         model=given.get("model"),
         reference=given.get("reference_outputs"),
         template={**template, **(given.get("template_kwargs") or {})},
-        form={key: value for key, value in given.items() if key in FORM_FIELDS and value is not None},
+        form=read_form({key: value for key, value in given.items() if key in FORM_FIELDS and value is not None}),
     )

@@ -1,9 +1,9 @@
 """What a chat template can hold, found out by trying, and prompts for those that can't hold everything.
 
-A template that has no place for tools drops them without a word; one that drops past calls makes an agent call for ever.
-So a template is given a marked tool, a marked call and a marked result. Where all three come out, and the call is JSON,
-the template's own way is used. Where not, tools go into the system message, calls and results into the text, in the
-format of `aisp_langchain.tools.TAGGED`.
+A template that has no place for tools drops them without a word; one that drops past calls makes an agent call for
+ever. So a template is given a marked tool, a marked call and a marked result. Where all three come out, and the call is
+JSON, the template's own way is used. Where not, tools go into the system message, calls and results into the text, in
+the format of `aisp_langchain.tools.TAGGED`.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _probe(tokenizer: Any) -> Traits:
         result = {"role": "tool", "tool_call_id": "zq7callid", "name": _CALLED, "content": _RESULT}
         try:
             text = str(tokenizer.apply_chat_template([*_ASKED, spoken, result], tools=[_TOOL], tokenize=False))
-        except Exception:  # noqa: BLE001 - a template may object in any way; that it does is what is asked
+        except Exception:  # noqa: BLE001, S112 - a template may object in any way; that it does is what is asked
             continue
         style = _style(text, tokenizer)
         if style is not None and "zq7_listed" in text and _RESULT in text:

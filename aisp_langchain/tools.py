@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from aisp.errors import ConfigurationError
+from aisp_langchain.schemas import untitled
 
 Tool = Mapping[str, Any]
 """`{"type": "function", "function": {"name", "description", "parameters"}}`."""
@@ -41,12 +42,16 @@ def read_tools(tools: Sequence[Any], strict: bool | None = None) -> tuple[Tool, 
     Raises:
         ConfigurationError: What can't be a tool, or two of one name.
     """
-    read = tuple(_read_tool(tool, strict) for tool in tools)
+    read: list[Tool] = []
+    for tool in tools:
+        one = _read_tool(tool, strict)
+        if one not in read:  # the same tool in two guises is one
+            read.append(one)
     names = [name_of(tool) for tool in read]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigurationError(f"two tools are called {', '.join(twice)}; give each a name of its own")
-    return read
+    return tuple(read)
 
 
 def _read_tool(tool: Any, strict: bool | None) -> Tool:
@@ -58,7 +63,10 @@ def _read_tool(tool: Any, strict: bool | None) -> Tool:
         raise ConfigurationError(
             f"the tool {tool!r} is one that a provider runs; expected a function with a name and a JSON schema"
         )
-    return read
+    function = dict(read["function"])
+    if "parameters" in function:
+        function["parameters"] = untitled(function["parameters"])
+    return {**read, "function": function}
 
 
 def name_of(tool: Tool) -> str:

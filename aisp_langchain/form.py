@@ -1,0 +1,176 @@
+"""The form that an answer is asked for: tools it may or must call, JSON it must be.
+
+bind_tools, with_structured_output, response_format --read_form--> Form
+Form.encode -> prompt tokens       Form.grammar -> what decoding is held to       Form.parse -> a candidate
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aisp.aligner import Request
+from aisp.errors import ConfigurationError
+from aisp.records import Candidate, Rollout
+from aisp_langchain.grammars import forced_grammar, free_grammar, json_grammar, regex_grammar
+from aisp_langchain.parsing import parse_calls, split_reasoning
+from aisp_langchain.schemas import untitled
+from aisp_langchain.templates import Messages, encode, traits_of
+from aisp_langchain.tools import Tool, name_of, read_choice, read_tools
+
+_ASK_FOR_JSON = "Answer with one JSON object that follows this JSON schema, and with nothing else:\n{schema}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseFormat:
+    """What an answer that calls no tool is held to.
+
+    Args:
+        kind: "json" with a schema, "regex" with a pattern, "grammar" with Lark as llguidance reads it.
+        source: The schema, the pattern or the grammar.
+        described: Whether the prompt has to tell the model of the schema.
+    """
+
+    kind: Literal["json", "regex", "grammar"]
+    source: Any
+    described: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """The form of an answer.
+
+    Args:
+        tools: What may be called.
+        choice: "auto", "none", "any", or the name of the tool that must be called.
+        parallel: Whether there may be several calls.
+        response: What an answer that calls no tool is held to; None for any text.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: str = "auto"
+    parallel: bool = True
+    response: ResponseFormat | None = None
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """The tools that the choice leaves."""
+        if self.choice == "none":
+            return ()
+        if self.choice in ("auto", "any"):
+            return self.tools
+        return tuple(tool for tool in self.tools if name_of(tool) == self.choice)
+
+    def encode(self, loaded: Any, messages: Messages, options: Mapping[str, Any]) -> list[int]:
+        """Return the prompt's tokens, with what the model has to know of the form.
+
+        Raises:
+            PromptError: The template can't hold the messages.
+        """
+        response = self.response
+        if response is not None and response.described:
+            schema = json.dumps(untitled(response.source), ensure_ascii=False)
+            messages = _with_system(messages, _ASK_FOR_JSON.format(schema=schema))
+        return encode(loaded, messages, () if self.choice == "none" else self.tools, options)
+
+    def grammar(self, loaded: Any) -> str | None:
+        """Return what decoding is held to; None for nothing."""
+        tools = self.callable_tools
+        if not tools:
+            return None if self.response is None else _grammar_of(self.response)
+        style = traits_of(loaded).style
+        if self.choice != "auto":
+            return forced_grammar(tools, style, parallel=self.parallel)
+        if self.response is None:
+            return free_grammar(tools, style, parallel=self.parallel)
+        if self.response.kind != "json":
+            raise ConfigurationError(
+                f"a response_format of type {self.response.kind!r} can't be had together with tools that the model is "
+                "free to call; use a JSON schema, or tool_choice='none'"
+            )
+        return free_grammar(tools, style, parallel=self.parallel, answer=self.response.source)
+
+    def parse(self, request: Request, rollout: Rollout) -> Candidate:
+        """Return what rewards and the caller see of a response."""
+        reasoning, text = split_reasoning(rollout.text)
+        names = [name_of(tool) for tool in self.callable_tools]
+        parsed = parse_calls(text, names) if names else None
+        calls = parsed.calls if parsed else ()
+        invalid = parsed.invalid if parsed else ()
+        return Candidate(
+            messages=request.messages,
+            text=parsed.text if parsed and (calls or invalid) else text,
+            reasoning=reasoning,
+            tool_calls=calls,
+            invalid_tool_calls=invalid,
+            structure=None if calls or invalid else self._structure(text),
+            reference=request.reference,
+        )
+
+    def _structure(self, text: str) -> Any:
+        if self.response is None or self.response.kind != "json":
+            return None
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None  # cut off by a stop string or the deadline; the parser behind the model says so
+
+
+def read_form(given: Mapping[str, Any]) -> Form:
+    """Return the form that a call's options describe.
+
+    Args:
+        given: Any of `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and `strict`.
+
+    Raises:
+        ConfigurationError: Tools, a choice or a format that can't be read.
+    """
+    tools = read_tools(given.get("tools") or (), given.get("strict"))
+    choice = read_choice(given.get("tool_choice"), tools)
+    # A choice that forces asks for a call; a small model, left to go on, makes more of them than were wanted.
+    parallel = given.get("parallel_tool_calls", choice == "auto")
+    return Form(tools=tools, choice=choice, parallel=bool(parallel), response=read_format(given.get("response_format")))
+
+
+def read_format(given: Any) -> ResponseFormat | None:
+    """Return what a `response_format` says.
+
+    Args:
+        given: OpenAI's `{"type": "json_schema", "json_schema": {"name", "schema"}}`, `{"type": "json_object"}` (with a
+            `schema`, that is held to and not described) or `{"type": "text"}`; also `{"type": "regex", "regex"}` and
+            `{"type": "grammar", "grammar"}`.
+
+    Raises:
+        ConfigurationError: Any other shape.
+    """
+    if given is None:
+        return None
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_schema" and isinstance(given.get("json_schema"), Mapping):
+        schema = given["json_schema"].get("schema")
+        if isinstance(schema, Mapping):
+            return ResponseFormat(kind="json", source=dict(schema), described=True)
+    if kind == "json_object":
+        return ResponseFormat(kind="json", source=dict(given.get("schema") or {"type": "object"}))
+    if kind in ("regex", "grammar") and isinstance(given.get(kind), str):
+        return ResponseFormat(kind=kind, source=given[kind])
+    raise ConfigurationError(
+        f"response_format is {given!r}; expected a mapping of type 'json_schema' (with a `json_schema` that has a "
+        "`schema`), 'json_object', 'regex' (with a `regex`), 'grammar' (with a `grammar`) or 'text'"
+    )
+
+
+def _grammar_of(response: ResponseFormat) -> str:
+    if response.kind == "json":
+        return json_grammar(response.source)
+    return regex_grammar(response.source) if response.kind == "regex" else str(response.source)
+
+
+def _with_system(messages: Sequence[dict[str, Any]], text: str) -> Messages:
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
