@@ -67,6 +67,7 @@ def watched(
     progress: Progress, label: str, prompt: Any, rewards: Reward | None, model: str, settings: Mapping[str, Any]
 ) -> Alignment:
     """Run a search with a bar of its own: responses drawn, and the best reward so far."""
+    _load_quietly(model)
     plan = SearchSettings(**_valid(settings)).make_plan(rewarded=rewards is not None)
     task = progress.add_task(label, total=plan.budget, note="loading")
     tokens = 0
@@ -108,6 +109,16 @@ def rounds_table(alignment: Alignment) -> Table:
             f"{row['seconds']:.1f}",
         )
     return table
+
+
+def _load_quietly(model: str) -> None:
+    """Keep transformers' own bars out of ours, except where a model is downloaded, which takes its time."""
+    from transformers.utils import logging
+
+    from aisp.models import EMBEDDED
+
+    if model in EMBEDDED or Path(model).exists():
+        logging.disable_progress_bar()
 
 
 def _title(alignment: Alignment) -> str:
