@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def _load_quietly(model: str) -> None:
     from aisp.models import EMBEDDED
 
     if model in EMBEDDED or Path(model).exists():
-        logging.disable_progress_bar()
+        disable: Callable[[], None] = logging.disable_progress_bar
+        disable()
 
 
 def _title(alignment: Alignment) -> str:
