@@ -14,9 +14,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_UNREADABLE = re.compile(r"(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
+_READABLE = re.compile(r"\s*(?:</tool_call>|(?=<tool_call>)|\Z)")
 _FENCED = re.compile(r"```(?:json|tool_call|tool_code)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
-_BEGUN = re.compile(r'\s*[\[{]?\s*\{\s*"(?:name|function)"\s*:')
+_BEGUN = re.compile(r'\s*\[?\s*\{\s*"(?:name|type|function|arguments|parameters|args)"\s*:')
+_HAS_ARGUMENTS = re.compile(r'"(?:arguments|parameters|args)"\s*:')
 _NAME = re.compile(r'"name"\s*:\s*"([^"]*)"')
 _ARGUMENTS = ("arguments", "parameters", "args")
 _SEPARATORS = " \t\r\n;,"
@@ -57,13 +60,32 @@ def parse_calls(text: str, names: Collection[str]) -> Parsed:
         text: The answer without its reasoning.
         names: Of the tools. JSON outside tags is a call only if it names one of them; within tags any name is one.
     """
-    if "<tool_call>" in text:
-        return _collect(_TAGGED.sub("", text), _TAGGED.findall(text), marked="<tool_call>")
+    if _OPEN in text:
+        rest, blocks = _tagged(text)
+        return _collect(rest, blocks, marked=_OPEN)
     fenced = [block for block in _FENCED.findall(text) if _looks_like_a_call(block, names)]
     if fenced:
         rest = _FENCED.sub(lambda match: "" if match[1] in fenced else match[0], text)
         return _collect(rest, fenced)
     return _collect("", [text]) if _looks_like_a_call(text, names) else Parsed(text=text)
+
+
+def _tagged(text: str) -> tuple[str, list[str]]:
+    """Return what is outside tags, and what is within each; JSON is read as JSON, since it may spell tags."""
+    rest, blocks = "", []
+    while _OPEN in text:
+        before, _, text = text.partition(_OPEN)
+        rest += before
+        start = len(text) - len(text.lstrip())
+        try:
+            _, end = json.JSONDecoder(strict=False).raw_decode(text, start)
+        except ValueError:
+            end = -1
+        closed = _READABLE.match(text, end) if end >= 0 else None
+        found = closed or _UNREADABLE.match(text)
+        blocks.append(text[:end] if closed else found[1] if found else text)
+        text = text[found.end() :] if found else ""
+    return rest + text, blocks
 
 
 def _collect(rest: str, blocks: list[str], marked: str = "") -> Parsed:
@@ -112,7 +134,7 @@ def _call(value: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _looks_like_a_call(text: str, names: Collection[str]) -> bool:
-    if not _BEGUN.match(text):
+    if not _BEGUN.match(text) or not _HAS_ARGUMENTS.search(text):
         return False
     found = _NAME.search(text)
     return found is not None and found[1] in names
