@@ -153,7 +153,8 @@ def inputs_of(candidate: Candidate) -> list[BaseMessage]:
 def outputs_of(candidate: Candidate) -> AIMessage:
     """Return the response as a message."""
     calls = [{**call, "type": "tool_call"} for call in candidate.tool_calls]
-    return AIMessage(content=candidate.text, tool_calls=calls)
+    invalid = [{**call, "type": "invalid_tool_call"} for call in candidate.invalid_tool_calls]
+    return AIMessage(content=candidate.text, tool_calls=calls, invalid_tool_calls=invalid)
 
 
 def _renamed(reward: Reward, name: str) -> Reward:
