@@ -1,6 +1,6 @@
 """LangChain's own integration tests, on the embedded model, offline: plain and steered, in both output versions.
 
-Two of these run on every change, all with `make test-full`.
+They take minutes on two cores: `make test-full` runs them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from aisp_langchain import AISPChatModel
 
 
+@pytest.mark.full
 @pytest.mark.real
 class TestPlain(ChatModelIntegrationTests):
     @property
