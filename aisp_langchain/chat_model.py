@@ -9,33 +9,37 @@ No weights are loaded before the first call; every chat model of the process tha
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import set_config_context
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from aisp.aligner import Request
+from aisp.aligner import Aligner, Request
+from aisp.engines import Engine
 from aisp.errors import ConfigurationError
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
 from aisp.settings import SearchSettings
-from aisp.trace import Alignment
+from aisp.trace import Alignment, Round
 from aisp.version import __version__
 from aisp_langchain.form import Form
 from aisp_langchain.messages import to_ai_message, to_chunks, to_openai
+from aisp_langchain.profile import profile_of
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.running import cancellable
-from aisp_langchain.settings import SEARCH_FIELDS, Call, read_call
+from aisp_langchain.settings import SEARCH_FIELDS, read_call
 from aisp_langchain.structured import Method, structured
 from aisp_langchain.tools import read_choice, read_tools
+from aisp_langchain.tracing import Audience, audience_of
 
 
 class AISPChatModel(SearchSettings, BaseChatModel):
@@ -56,6 +60,8 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
         device: None takes CUDA, else MPS, else the CPU.
         template_kwargs: Variables of the chat template, as `{"enable_thinking": False}`.
+        trace_rewards: Show the runs of rewards to the callbacks, as children of the call's. Tokens of a judge that is a
+            chat model then reach the handlers too.
         streaming: As in other chat models: whether `invoke` goes through `stream`. A search chooses among whole
             answers, so a stream begins when the answer is chosen.
         api_key: Accepted, so that a call that built another chat model builds this one; there is nothing to open.
@@ -79,6 +85,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     dtype: str | None = None
     device: str | None = None
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    trace_rewards: bool = False
     streaming: bool = False
     api_key: SecretStr | None = Field(default=None, exclude=True)
     max_retries: int | None = None
@@ -132,6 +139,9 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     def model_name(self) -> str:
         """The name of the model."""
         return _name(self.model)
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return profile_of(self.model, self.model_name, self.max_tokens)
 
     @property
     def _llm_type(self) -> str:
@@ -243,7 +253,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        message = self._answer(messages, stop, kwargs, threading.Event())
+        message = self._answer(messages, stop, kwargs, audience_of(run_manager))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -253,7 +263,8 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, cancel))
+        audience = audience_of(run_manager, asyncio.get_running_loop())
+        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, audience, cancel))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -263,7 +274,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in to_chunks(self._answer(messages, stop, kwargs, threading.Event())):
+        for chunk in to_chunks(self._answer(messages, stop, kwargs, audience_of(run_manager))):
             if run_manager is not None:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -275,14 +286,20 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, cancel))
+        audience = audience_of(run_manager, asyncio.get_running_loop())
+        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, audience, cancel))
         for chunk in to_chunks(message):
             if run_manager is not None:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
     def _answer(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: dict[str, Any], cancel: threading.Event
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        given: dict[str, Any],
+        audience: Audience,
+        cancel: threading.Event | None = None,
     ) -> AIMessage:
         call = read_call(self, self.rewards, self.template_kwargs, given)
         loaded = self._load(call.model)
@@ -295,7 +312,8 @@ class AISPChatModel(SearchSettings, BaseChatModel):
             reference=call.reference,
             grammar=call.form.grammar(loaded),
         )
-        alignment = _align(call, loaded, request)
+        aligner = call.search.make_aligner(_engine_for(loaded), call.reward, call.form.parse)
+        alignment = _align(aligner, request, audience, traced=self.trace_rewards)
         return to_ai_message(alignment, model_name=_name(call.model or self.model))
 
     def _load(self, model: Any = None) -> Any:
@@ -310,13 +328,28 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         return load(source, **placed)
 
 
-def _align(call: Call, loaded: Any, request: Request) -> Alignment:
+def _align(aligner: Aligner, request: Request, audience: Audience, *, traced: bool) -> Alignment:
+    # A model that judges must not write into the stream of the one that is judged, which it would inherit.
+    with set_config_context(audience.config_of_rewards(traced=traced)) as context:
+        return context.run(_search, aligner, request, audience.round_teller())
+
+
+def _search(aligner: Aligner, request: Request, tell: Callable[[Round], None] | None) -> Alignment:
+    rounds = aligner.rounds(request)
+    while True:
+        try:
+            round_ = next(rounds)
+        except StopIteration as stop:
+            alignment: Alignment = stop.value
+            return alignment
+        if tell is not None:
+            tell(round_)
+
+
+def _engine_for(loaded: Any) -> Engine:
     from aisp.engines import engine_for
 
-    aligner = call.search.make_aligner(engine_for(loaded), call.reward, call.form.parse)
-    # A model that judges must not write into the stream of the one that is judged: it runs without our callbacks.
-    with set_config_context({"callbacks": []}) as context:
-        return context.run(aligner.align, request)
+    return engine_for(loaded)
 
 
 def _name(model: Any) -> str:

@@ -106,8 +106,7 @@ class RunnableReward(Reward):
         return [to_verdict(result) for result in results]
 
     def _config(self) -> RunnableConfig:
-        """No callbacks: what a judge says is none of the user's stream."""
-        return {"callbacks": [], "max_concurrency": self.max_concurrency}
+        return {"max_concurrency": self.max_concurrency}
 
 
 def async_only(runnable: Runnable[Any, Any]) -> bool:
