@@ -26,7 +26,9 @@ from aisp.errors import PromptError
 from aisp.trace import Alignment
 
 _PIECE = re.compile(r"\s*\S+|\s+")
-_TEXT_BLOCKS = {"text", "reasoning", "thinking", "tool_use", "tool_call", "input_text", "output_text"}
+_REASONING = {"reasoning", "thinking"}
+_CALLS = {"tool_use", "tool_call", "invalid_tool_call"}
+_TEXT_BLOCKS = {"text", "input_text", "output_text"} | _REASONING | _CALLS
 
 
 def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """
     for message in messages:
         _check_blocks(message)
-    merged = merge_message_runs([_without_reasoning(message) for message in messages], chunk_separator="\n\n")
+    merged = merge_message_runs([_flat(message) for message in messages], chunk_separator="\n\n")
     converted = convert_to_openai_messages(merged, text_format="string")
     return [_plain(message) for message in converted]
 
@@ -115,12 +117,20 @@ def _check_blocks(message: BaseMessage) -> None:
             )
 
 
-def _without_reasoning(message: BaseMessage) -> BaseMessage:
-    """Drop what a model thought in an earlier turn: templates have no place for it."""
+def _flat(message: BaseMessage) -> BaseMessage:
+    """Make text of content in blocks, without what a model thought in an earlier turn: templates have no place for it.
+
+    This comes before runs are merged: core loses text where it merges an empty list with a string.
+    """
     if isinstance(message.content, str):
         return message
-    kept = [b for b in message.content if not (isinstance(b, Mapping) and b.get("type") in ("reasoning", "thinking"))]
-    return message.model_copy(update={"content": kept})
+    kept = [b for b in message.content if not (isinstance(b, Mapping) and b.get("type") in _REASONING)]
+    if getattr(message, "tool_calls", None):  # they say what these blocks say
+        kept = [b for b in kept if not (isinstance(b, Mapping) and b.get("type") in _CALLS)]
+    if any(isinstance(block, Mapping) and block.get("type") in _CALLS for block in kept):
+        return message.model_copy(update={"content": kept})
+    text = "".join(str(block.get("text") or "") if isinstance(block, Mapping) else str(block) for block in kept)
+    return message.model_copy(update={"content": text})
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
