@@ -98,6 +98,13 @@ def test_figures_are_of_the_constrained_distribution(engine):
     assert sum(first.values()) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_forced_token_has_probability_one(engine, shortest):
+    """At the least limit the way to the end is all that is left, whatever was drawn."""
+    tokens = draw(engine, [Proposal(seed=3, sampling=Sampling(temperature=3.0), grammar=SOURCE)], shortest)[0].tokens
+    assert np.mean(tokens.log_proposal > -1e-3) > 0.9
+    np.testing.assert_allclose(tokens.log_prior, tokens.log_proposal)
+
+
 def test_steering_goes_on_within_the_grammar(engine):
     term = NoiseTerm(seed=9, spans=((40, 1.5),))
     rollout = draw(engine, [Proposal(seed=1, mean=(term,), scale=0.5, grammar=SOURCE)], 60)[0]
