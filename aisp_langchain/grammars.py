@@ -11,7 +11,7 @@ from aisp_langchain.tools import CallFormat, Tool, name_of, parameters_of
 
 # The spacing that models saw in training: with compact separators a small model writes other, wrong values.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_TEXT = r"/(.|\n)*/"
+_TEXT = r"/([^{](.|\n)*)?/"
 
 
 def json_grammar(schema: Mapping[str, Any]) -> str:
@@ -37,7 +37,8 @@ def free_grammar(
 
     Args:
         tools: What may be called.
-        style: How the model writes calls. A bare one begins with `{`, so that no text does.
+        style: How the model writes calls. Models that should write tags write bare JSON too, so that no text begins
+            with `{`: what does is one call.
         parallel: Whether there may be several calls.
         answer: The JSON schema of an answer that is no call; None for any text.
     """
@@ -46,12 +47,12 @@ def free_grammar(
     if answer is not None:
         return f"start: call {more} | answer\nanswer: {_json(answer)}\n{calls}"
     if not style.begin:
-        return f"start: TEXT | call {more}\nTEXT: /([^{{](.|\\n)*)?/\n{calls}"
+        return f"start: TEXT | tool\nTEXT: {_TEXT}\n{calls}"
     # The lexer prefers a lazy terminal as soon as it matches: after the opening there is no way back to text.
     opening = style.begin.strip()
     rest = json.dumps(style.begin[style.begin.index(opening) + len(opening) :])
     begun = f"opening {rest if rest != json.dumps('') else ''} body"
-    return f"start: TEXT | {begun} {more}\nopening[lazy]: TEXT {json.dumps(opening)}\nTEXT: {_TEXT}\n{calls}"
+    return f"start: TEXT | tool | {begun} {more}\nopening[lazy]: TEXT {json.dumps(opening)}\nTEXT: {_TEXT}\n{calls}"
 
 
 def _calls(tools: Sequence[Tool], style: CallFormat, *, parallel: bool) -> str:

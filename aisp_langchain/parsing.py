@@ -93,12 +93,13 @@ def _collect(rest: str, blocks: list[str], marked: str = "") -> Parsed:
     invalid: list[dict[str, Any]] = []
     for block in blocks:
         try:
-            found = [_call(value) for value in _values(block)]
-            calls += [{"name": name, "args": arguments, "id": new_id()} for name, arguments in found]
-        except ValueError as error:
-            name = _NAME.search(block)
+            for value in _values(block):
+                name, arguments = _call(value)
+                calls.append({"name": name, "args": arguments, "id": new_id()})
+        except ValueError as error:  # what was read before it stays
+            named = _NAME.search(block)
             written = marked + block
-            invalid.append({"name": name and name[1], "args": written, "id": new_id(), "error": str(error)})
+            invalid.append({"name": named and named[1], "args": written, "id": new_id(), "error": str(error)})
     return Parsed(text=rest.strip(), calls=tuple(calls), invalid=tuple(invalid))
 
 

@@ -116,6 +116,12 @@ def test_what_goes_wrong_is_an_invalid_call(text, name):
     assert invalid["args"] in text or invalid["args"] == text
 
 
+def test_calls_before_the_one_that_was_cut_off_survive():
+    parsed = parse_calls('{"name": "go", "arguments": {}}\n{"name": "look", "argum', NAMES)
+    assert [call["name"] for call in parsed.calls] == ["go"]
+    assert len(parsed.invalid) == 1
+
+
 def test_a_valid_call_survives_an_invalid_one():
     parsed = parse_calls('<tool_call>{"name": "go"}</tool_call><tool_call>oops</tool_call>', NAMES)
     assert [call["name"] for call in parsed.calls] == ["go"]

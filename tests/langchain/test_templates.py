@@ -160,7 +160,9 @@ def test_text_is_free_until_a_call_begins(templated):
     style = traits_of(loaded).style
     free = free_grammar(TOOLS, style, parallel=True)
     assert in_grammar(loaded, free, "The oak is there, 1 < 2.")
-    assert not in_grammar(loaded, free, style.begin + '{"name": "jump", ')
+    for begin in {style.begin, ""}:
+        assert not in_grammar(loaded, free, begin + '{"name": "jump", ')
+    assert in_grammar(loaded, free, json.dumps({"name": "look", style.arguments: {"at": "tree", "n": 2}}))
     assert not in_grammar(loaded, forced_grammar(TOOLS, style, parallel=True), "The oak")
 
 
