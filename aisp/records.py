@@ -83,6 +83,7 @@ class Tokens:
             (softmax draws at scale 0), else NaN.
         kl_to_base: KL(softmax(W(z_t + u_t)) || softmax(W z_t)) at each position; 0 where there is no mean.
         mean_dot: u_t . v_t, the inner product of the mean with the perturbation (pre-logits squared, no nats).
+        entropy: Of the distribution whose log-probabilities are `log_prior`: how open the choice was.
     """
 
     ids: tuple[int, ...]
@@ -91,6 +92,7 @@ class Tokens:
     log_proposal: FloatArray
     kl_to_base: FloatArray
     mean_dot: FloatArray
+    entropy: FloatArray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +103,7 @@ class Tokens:
         return Tokens(ids=self.ids[:length], **figures)
 
 
-TOKEN_FIGURES = ("log_prob", "log_prior", "log_proposal", "kl_to_base", "mean_dot")
+TOKEN_FIGURES = ("log_prob", "log_prior", "log_proposal", "kl_to_base", "mean_dot", "entropy")
 NO_TOKENS = Tokens(ids=(), **{name: np.zeros(0) for name in TOKEN_FIGURES})
 
 
@@ -117,6 +119,8 @@ class Proposal:
         sampling: How the token is taken.
         scale: Standard deviation sigma of the perturbation, in units of pre-logits.
         mean: The terms of u_t; empty for zero.
+        shift: Added to u_t as it is: float32 of shape (positions, dim), whose last row holds from there on, so that
+            one row holds everywhere. None for zero.
         horizon: Leading response tokens that are perturbed; None perturbs all.
         kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
         grammar: What the response is held to, as `aisp.engines.grammar` reads it; None for nothing. Tokens that it
@@ -131,12 +135,18 @@ class Proposal:
     sampling: Sampling = GREEDY
     scale: float = 0.0
     mean: tuple[NoiseTerm, ...] = ()
+    shift: NDArray[np.float32] | None = None
     horizon: int | None = None
     kept: Tokens = NO_TOKENS
     grammar: str | None = None
     measure_scale: bool = False
     measure_unused: bool = False
     retain: bool = False
+
+    @property
+    def steered(self) -> bool:
+        """Whether any pre-logit is perturbed."""
+        return bool(self.scale or self.mean) or self.shift is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aisp.engines.rows import Row
 from aisp.noise import gaussians
-from aisp.records import NoiseTerm
+from aisp.records import NoiseTerm, Proposal
 
 BLOCK = 16
 """Positions that are drawn at once: the generator's cost is in its calls, not in its numbers."""
@@ -55,15 +56,16 @@ class Perturber:
         vectors: list[Tensor] = []
         means: list[Tensor] = []
         mean_of: list[int] = []
-        known: dict[tuple[int, int], int] = {}
+        known: dict[tuple[int, int, int], int] = {}
         for place in perturbed:
             row = rows[place]
-            block, offset = divmod(row.position, BLOCK)
-            mean, key = row.proposal.mean, (id(row.proposal.mean), row.position)
-            if mean and key not in known:
+            offset = row.position % BLOCK
+            mean, shift = row.proposal.mean, row.proposal.shift
+            key = (id(mean), id(shift), row.position)
+            if (mean or shift is not None) and key not in known:
                 known[key] = len(means)
-                means.append(self._mean_block(mean, block)[offset])
-            index = known.get(key, -1) if mean else -1
+                means.append(self._means_at(row.proposal, row.position, 1)[0])
+            index = known.get(key, -1)
             noise = row.noise[offset] if row.noise is not None else zero
             vectors.append(means[index] + noise if index >= 0 else noise)
             mean_of.append(index)
@@ -74,9 +76,9 @@ class Perturber:
         """Return the sum of u_t . v_t from the row's end to its horizon."""
         proposal, total = row.proposal, 0.0
         start = row.position
-        while proposal.mean and start < row.horizon:
+        while (proposal.mean or proposal.shift is not None) and start < row.horizon:
             stop = min((start // BLOCK + 1) * BLOCK, row.horizon)
-            mean = self._mean_block(proposal.mean, start // BLOCK)[start % BLOCK :][: stop - start]
+            mean = self._means_at(proposal, start, stop - start)
             positions = torch.arange(start, stop, device=self.device)[None]
             noise = proposal.scale * gaussians([proposal.seed], positions, self.dim)[0]
             total += float((mean * (mean + noise)).sum())
@@ -94,6 +96,17 @@ class Perturber:
         for row, own in zip(stale, noise, strict=True):
             row.noise = row.proposal.scale * own
             row.noise_block = row.position // BLOCK
+
+    def _means_at(self, proposal: Proposal, start: int, count: int) -> Tensor:
+        """Return u_t for `count` positions of one block, shape (count, dim)."""
+        block, offset = divmod(start, BLOCK)
+        means = torch.zeros(count, self.dim, device=self.device)
+        if proposal.mean:
+            means = means + self._mean_block(proposal.mean, block)[offset : offset + count]
+        if proposal.shift is not None:
+            at = np.minimum(np.arange(start, start + count), len(proposal.shift) - 1)
+            means = means + torch.from_numpy(proposal.shift[at]).to(self.device)
+        return means
 
     def _mean_block(self, mean: tuple[NoiseTerm, ...], block: int) -> Tensor:
         """Return u_t for the positions of a block, shape (BLOCK, dim)."""

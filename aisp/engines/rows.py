@@ -102,7 +102,7 @@ class Row:
     @property
     def perturbed(self) -> bool:
         proposal = self.proposal
-        return bool(proposal.scale or proposal.mean) and self.position < self.horizon
+        return proposal.steered and self.position < self.horizon
 
     def finish(self, reason: FinishReason, tokenizer: Any, unused_mean_dot: float) -> None:
         """Hand the response over to the job's caller."""

@@ -12,7 +12,7 @@ from aisp.engines.head import Head
 from aisp.engines.perturb import Perturbation, Perturber
 from aisp.engines.rows import Row
 from aisp.noise import uniforms
-from aisp.records import Sampling
+from aisp.records import TOKEN_FIGURES, Sampling
 
 Taken = tuple[int, tuple[float, ...]]
 """A token, and its figures in the order of `aisp.records.TOKEN_FIGURES`."""
@@ -32,7 +32,7 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
     perturbation = perturber.draw(rows)
     raw, shifts = _raw(head, pre_logits, perturbation)
     logits = head.finish(raw)
-    figures = torch.zeros(n, 5, dtype=torch.float64, device=logits.device)
+    figures = torch.zeros(n, len(TOKEN_FIGURES), dtype=torch.float64, device=logits.device)
     proposed = logits
     if perturbation is not None and shifts is not None:
         count = len(perturbation.rows)
@@ -90,7 +90,7 @@ def _hold(rows: Sequence[Row], tokens: Tensor, figures: Tensor) -> None:
 
 
 def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor) -> Tensor:
-    """Take tokens, shape (n,), and fill in the figures of softmax draws (log_prior, log_proposal)."""
+    """Take tokens, shape (n,), and fill in the figures of softmax draws (log_prior, log_proposal, entropy)."""
     figures[:, 2] = torch.nan
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     by_sampling: dict[Sampling, list[int]] = {}
@@ -99,8 +99,10 @@ def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor
     for sampling, places in by_sampling.items():
         whole = len(places) == len(rows)
         theirs = proposed if whole else proposed[places]
+        base = logits if whole else logits[places]
         if sampling.greedy:
             tokens[places] = theirs.argmax(-1)
+            figures[places, 5] = _entropy(log_probabilities(base, sampling))
             continue
         log_q = log_probabilities(theirs, sampling)
         at = torch.tensor([[rows[i].position] for i in places], device=logits.device)
@@ -108,12 +110,18 @@ def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor
         drawn = inverse_cdf(log_q.exp(), uniform)
         tokens[places] = drawn
         moved = proposed is not logits
-        log_p = log_probabilities(logits if whole else logits[places], sampling) if moved else log_q
+        log_p = log_probabilities(base, sampling) if moved else log_q
         figures[places, 1] = log_p.gather(-1, drawn[:, None])[:, 0].double()
+        figures[places, 5] = _entropy(log_p)
         known = [j for j, i in enumerate(places) if not (rows[i].perturbed and rows[i].proposal.scale)]
         of_drawn = log_q.gather(-1, drawn[:, None])[:, 0].double()
         figures[[places[j] for j in known], 2] = of_drawn[known]
     return tokens
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """Return the entropy in nats, float64 of shape (n,), of log-probabilities of shape (n, vocab)."""
+    return torch.special.entr(log_p.exp()).sum(-1).double()
 
 
 def _kl_to_base(head: Head, raw: Tensor, logits: Tensor, mean_shifts: Tensor, perturbation: Perturbation) -> Tensor:

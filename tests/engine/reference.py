@@ -22,6 +22,7 @@ class Reference:
     log_prior: list[float] = field(default_factory=list)
     kl_to_base: list[float] = field(default_factory=list)
     mean_dot: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
 
 
 def mean_at(proposal: Proposal, position: int, dim: int) -> torch.Tensor:
@@ -29,6 +30,8 @@ def mean_at(proposal: Proposal, position: int, dim: int) -> torch.Tensor:
     for term in proposal.mean:
         weight = next((weight for stop, weight in term.spans if position < stop), 0.0)
         total += weight * gaussians([term.seed], torch.tensor([[position]]), dim)[0, 0]
+    if proposal.shift is not None:
+        total += torch.from_numpy(proposal.shift[min(position, len(proposal.shift) - 1)])
     return total
 
 
@@ -53,6 +56,8 @@ def decode(model: Any, prompt: Sequence[int], proposal: Proposal, max_tokens: in
         out.ids.append(token)
         out.log_prob.append(float(base.log_softmax(-1)[token]))
         out.log_prior.append(float(log_probabilities(base[None], proposal.sampling)[0, token]))
+        prior = log_probabilities(base[None], proposal.sampling)[0]
+        out.entropy.append(float(-(prior.exp() * prior.clamp_min(-1e9)).sum()))
         log_q = steered.log_softmax(-1)
         out.kl_to_base.append(float((log_q.exp() * (log_q - base.log_softmax(-1))).sum()))
         out.mean_dot.append(float(mean @ shift))

@@ -28,6 +28,15 @@ STEERED = Proposal(
 SAMPLED = Proposal(
     seed=5, sampling=Sampling(temperature=0.8, top_p=0.9), mean=(NoiseTerm(seed=93, spans=((12, 0.4),)),)
 )
+DENSE = Proposal(
+    seed=6,
+    sampling=Sampling(),
+    scale=0.1,
+    mean=(NoiseTerm(seed=94, spans=((4, 0.3),)),),
+    shift=np.random.default_rng(3).normal(0.0, 0.3, (5, 64)).astype(np.float32),
+    measure_unused=True,
+)
+CONSTANT = Proposal(seed=7, sampling=Sampling(), shift=np.full((1, 64), 0.2, dtype=np.float32), horizon=6)
 
 
 def engine_of(model, eos=(2,), **options):
@@ -60,13 +69,15 @@ def test_zero_perturbation_is_the_librarys_greedy_generate(model, sharing):
     assert engine._parts.decoder.sharing == (model.config.model_type in SHARING)
 
 
-@pytest.mark.parametrize("proposal", [STEERED, SAMPLED], ids=["greedy", "softmax"])
+@pytest.mark.parametrize(
+    "proposal", [STEERED, SAMPLED, DENSE, CONSTANT], ids=["greedy", "softmax", "dense", "constant"]
+)
 def test_a_perturbation_is_the_same_shift_of_the_heads_input(model, proposal, sharing):
     expected = decode(model, PROMPT, proposal, 14, eos=[2])
     engine = engine_of(model)
     [rollout] = engine.rollout(engine.prefill(PROMPT), [proposal], Limits(max_tokens=14))
     assert list(rollout.tokens.ids) == expected.ids
-    for figure in ("log_prob", "log_prior", "kl_to_base", "mean_dot"):
+    for figure in ("log_prob", "log_prior", "kl_to_base", "mean_dot", "entropy"):
         if figure == "log_prior" and proposal.sampling.greedy:
             continue
         np.testing.assert_allclose(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aisp.records import Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
+from aisp.records import TOKEN_FIGURES, Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
 
 
 class FakeEngine:
@@ -32,9 +32,7 @@ class FakeEngine:
 
     def _answer(self, proposal: Proposal, cancelled: bool) -> Rollout:
         word = self.words[proposal.seed % len(self.words)]
-        figures = {
-            name: np.full(3, -1.0) for name in ("log_prob", "log_prior", "log_proposal", "kl_to_base", "mean_dot")
-        }
+        figures = {name: np.full(3, -1.0) for name in TOKEN_FIGURES}
         return Rollout(
             tokens=Tokens(ids=(1, 2, 3), **figures),
             text=word,

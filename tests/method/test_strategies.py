@@ -21,7 +21,7 @@ DIM = 6
 
 
 def rollout_of(length, mean_dot=0.0, unused=0.0, natural_scale=None):
-    figures = {name: np.zeros(length) for name in ("log_prob", "log_prior", "log_proposal", "kl_to_base")}
+    figures = {name: np.zeros(length) for name in ("log_prob", "log_prior", "log_proposal", "kl_to_base", "entropy")}
     dots = np.full(length, mean_dot / length)
     return Rollout(
         tokens=Tokens(ids=tuple(range(length)), mean_dot=dots, **figures),
