@@ -121,7 +121,8 @@ def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor
 
 def _entropy(log_p: Tensor) -> Tensor:
     """Return the entropy in nats, float64 of shape (n,), of log-probabilities of shape (n, vocab)."""
-    return torch.special.entr(log_p.exp()).sum(-1).double()
+    entropy: Tensor = torch.special.entr(log_p.exp()).sum(-1)
+    return entropy.double()
 
 
 def _kl_to_base(head: Head, raw: Tensor, logits: Tensor, mean_shifts: Tensor, perturbation: Perturbation) -> Tensor:
