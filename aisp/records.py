@@ -127,6 +127,8 @@ class Proposal:
             forbids count as impossible in `log_prior` and `log_proposal`, though not in `log_prob`.
         measure_scale: Ask for `Rollout.natural_scale`.
         measure_unused: Ask for `Rollout.unused_mean_dot`.
+        measure_bag: Ask for `Rollout.bag`.
+        measure_scores: Ask for `Rollout.score_vectors`. It doubles what the LM head costs.
         retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their
             memory.
     """
@@ -141,6 +143,8 @@ class Proposal:
     grammar: str | None = None
     measure_scale: bool = False
     measure_unused: bool = False
+    measure_bag: bool = False
+    measure_scores: bool = False
     retain: bool = False
 
     @property
@@ -162,6 +166,11 @@ class Rollout:
             proposal asked for it.
         natural_scale: The sigma at which a greedy draw leaves the argmax as often as a softmax draw at temperature 1
             does, averaged over the response's positions. Only where the proposal asked for it.
+        bag: sum_t W[y_t], float64 of shape (dim,): the tokens' rows of the LM head, which is what a reward that is
+            linear in pre-logit space sees of the response. Only where the proposal asked for it.
+        score_vectors: W[y_t] - E_q[W] at each position, float32 of shape (length, dim), q being what the token was
+            drawn from: the gradient of its log-probability by u_t, at temperature 1. 0 for kept tokens. Only where the
+            proposal asked for it.
     """
 
     tokens: Tokens
@@ -170,6 +179,8 @@ class Rollout:
     forward_tokens: int
     unused_mean_dot: float = 0.0
     natural_scale: float | None = None
+    bag: FloatArray | None = None
+    score_vectors: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,8 +87,9 @@ class Batch:
         if proposal.retain and reason != "cancelled":
             self._remember(row)
         unused = parts.perturber.unused_mean_dot(row) if proposal.measure_unused else 0.0
+        bag = parts.head.bag(row.ids) if proposal.measure_bag else None
         self.leave(row)
-        row.finish(reason, parts.tokenizer, unused)
+        row.finish(reason, parts.tokenizer, unused, bag)
 
     def leave(self, row: Row) -> None:
         """Free a row's slot, whatever becomes of the row."""

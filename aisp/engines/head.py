@@ -7,12 +7,15 @@ A perturbation v of the pre-logit adds W v before scale and soft-cap, which is w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aisp.errors import UnsupportedModelError
+from aisp.records import FloatArray
 
 _PROBE_TOKENS = 4
 
@@ -70,6 +73,11 @@ class Head:
 
     def add_bias(self, linear: Tensor) -> Tensor:
         return linear if self.bias is None else linear + self.bias.float()
+
+    def bag(self, ids: Sequence[int]) -> FloatArray:
+        """Return the sum of the head's rows of some tokens, shape (dim,)."""
+        rows = self.weight[torch.tensor(list(ids), dtype=torch.int64, device=self.device)]
+        return np.asarray(rows.double().sum(0).cpu())
 
     def finish(self, raw: Tensor) -> Tensor:
         """Return the logits of raw ones, shape (n, vocab): scaled, then soft-capped."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aisp.engines.attention import KV
 from aisp.engines.calibration import ScaleMeter
 from aisp.engines.grammar import Grammar, Matcher
 from aisp.engines.stopping import StopStrings, decode
-from aisp.records import TOKEN_FIGURES, FinishReason, Limits, Prefix, Proposal, Rollout, Tokens
+from aisp.records import TOKEN_FIGURES, FinishReason, FloatArray, Limits, Prefix, Proposal, Rollout, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +75,7 @@ class Row:
     noise_block: int = -1
     meter: ScaleMeter | None = None
     matcher: Matcher | None = None
+    score_vectors: list[Tensor] = field(default_factory=list)
     done: bool = False
 
     def __post_init__(self) -> None:
@@ -104,7 +107,7 @@ class Row:
         proposal = self.proposal
         return proposal.steered and self.position < self.horizon
 
-    def finish(self, reason: FinishReason, tokenizer: Any, unused_mean_dot: float) -> None:
+    def finish(self, reason: FinishReason, tokenizer: Any, unused_mean_dot: float, bag: FloatArray | None) -> None:
         """Hand the response over to the job's caller."""
         columns = np.array(self.figures, dtype=np.float64).reshape(len(self.ids), len(TOKEN_FIGURES)).T
         tokens = Tokens(ids=tuple(self.ids), **dict(zip(TOKEN_FIGURES, columns, strict=True)))
@@ -115,6 +118,15 @@ class Row:
             forward_tokens=self.forward_tokens,
             unused_mean_dot=unused_mean_dot,
             natural_scale=None if self.meter is None or not self.ids else self.meter.scale(),
+            bag=bag,
+            score_vectors=self._stacked_scores(),
         )
         self.done = True
         self.job.results[self.job.rows.index(self)] = rollout
+
+    def _stacked_scores(self) -> NDArray[np.float32] | None:
+        """Return W[y_t] - E_q[W] of every position, 0 for kept tokens; None where they weren't asked for."""
+        if not self.proposal.measure_scores or not self.score_vectors:
+            return None
+        new = torch.stack(self.score_vectors).float().cpu().numpy()
+        return np.concatenate([np.zeros((len(self.ids) - len(new), new.shape[1]), dtype=np.float32), new])

@@ -45,6 +45,7 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
     prior, proposed = _allowed(rows, logits, proposed)
     tokens = _draw(rows, prior, proposed, figures)
     _hold(rows, tokens, figures)
+    _measure_scores(head, rows, tokens, proposed)
     figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     greedy = [i for i, row in enumerate(rows) if row.proposal.sampling.greedy]
     figures[greedy, 1] = figures[greedy, 0]
@@ -152,3 +153,14 @@ def _measure_scale(rows: Sequence[Row], raw: Tensor, logits: Tensor) -> None:
     for i, row in enumerate(rows):
         if row.meter is not None:
             row.meter.observe(raw[i], logits[i])
+
+
+def _measure_scores(head: Head, rows: Sequence[Row], tokens: Tensor, proposed: Tensor) -> None:
+    """Note W[y] - E_q[W] for the rows that ask for it."""
+    asking = [i for i, row in enumerate(rows) if row.proposal.measure_scores]
+    if not asking:
+        return
+    probabilities = torch.softmax(proposed[asking], -1).to(head.weight.dtype)
+    vectors = head.weight[tokens[asking]] - probabilities @ head.weight
+    for i, vector in zip(asking, vectors, strict=True):
+        rows[i].score_vectors.append(vector)

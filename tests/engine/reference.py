@@ -39,15 +39,15 @@ def mean_at(proposal: Proposal, position: int, dim: int) -> torch.Tensor:
 def decode(model: Any, prompt: Sequence[int], proposal: Proposal, max_tokens: int, eos: Sequence[int]) -> Reference:
     """Decode one response by the definition: logits(z + v), by the model's own forward pass with a shifted input."""
     out = Reference()
-    head, dim = model.get_output_embeddings(), model.config.get_text_config().hidden_size
+    dim = model.config.get_text_config().hidden_size
     horizon = max_tokens if proposal.horizon is None else proposal.horizon
     for position in range(max_tokens):
         ids = torch.tensor([[*prompt, *out.ids]])
         mean = mean_at(proposal, position, dim) if position < horizon else torch.zeros(dim)
         noise = gaussians([proposal.seed], torch.tensor([[position]]), dim)[0, 0]
         shift = mean + proposal.scale * noise if position < horizon else mean
-        base = _logits(model, head, ids, torch.zeros(dim))
-        proposed, steered = _logits(model, head, ids, shift), _logits(model, head, ids, mean)
+        base = shifted_logits(model, ids, torch.zeros(dim))
+        proposed, steered = shifted_logits(model, ids, shift), shifted_logits(model, ids, mean)
         if proposal.sampling.greedy:
             token = int(proposed.argmax())
         else:
@@ -66,7 +66,9 @@ def decode(model: Any, prompt: Sequence[int], proposal: Proposal, max_tokens: in
     return out
 
 
-def _logits(model: Any, head: Any, ids: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def shifted_logits(model: Any, ids: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Return the model's logits behind `ids`, with the input of its head shifted."""
+    head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _module, inputs: (inputs[0] + shift,))
     try:
         return model(input_ids=ids, use_cache=False).logits[0, -1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from aisp.engines.transformers import TransformersEngine
 from aisp.records import GREEDY, Limits, NoiseTerm, Proposal, Sampling
 from aisp.testing import tiny_model, tiny_tokenizer
 
-from .reference import decode
+from .reference import decode, shifted_logits
 
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "granite", "cohere", "phi"]
 SHARING = {"llama", "mistral", "qwen2", "qwen3", "phi3", "granite", "cohere", "phi"}
@@ -179,3 +180,19 @@ def test_the_users_model_is_left_as_it_was(llama):
     engine.rollout(engine.prefill(PROMPT), [STEERED], Limits(max_tokens=4))
     assert (llama.config.to_dict(), llama.config._attn_implementation) == before
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in llama.modules())
+
+
+def test_the_bag_and_the_score_vectors_are_sums_over_the_heads_rows(model, sharing):
+    engine, weight = engine_of(model), model.get_output_embeddings().weight.detach().double().numpy()
+    prefix = engine.prefill(PROMPT)
+    shift = np.random.default_rng(4).normal(0.0, 0.3, (1, 64)).astype(np.float32)
+    first = Proposal(seed=8, sampling=Sampling(), shift=shift, measure_bag=True, measure_scores=True)
+    [whole] = engine.rollout(prefix, [first], Limits(max_tokens=9))
+    [part] = engine.rollout(prefix, [replace(first, kept=whole.tokens.head(4), seed=9)], Limits(max_tokens=9))
+    for rollout in (whole, part):
+        np.testing.assert_allclose(rollout.bag, weight[list(rollout.tokens.ids)].sum(0), rtol=1e-5)
+    assert not part.score_vectors[:4].any()
+    for t, token in enumerate(whole.tokens.ids):
+        ids = torch.tensor([[*PROMPT, *whole.tokens.ids[:t]]])
+        q = shifted_logits(model, ids, torch.from_numpy(shift[0])).softmax(-1).double().numpy()[: len(weight)]
+        np.testing.assert_allclose(whole.score_vectors[t], weight[token] - q @ weight, atol=2e-4)
