@@ -1,0 +1,80 @@
+"""A linear model of a reward in pre-logit space.
+
+A response counts as its bag b = sum_t W[y_t] (`aisp.records.Rollout.bag`), and the reward as a + slope . b. That model
+has a closed form for what importance sampling is after: exp(reward/lambda) then splits into one factor a token,
+exp(slope . W[y_t]/lambda), which is the softmax of W(z_t + slope/lambda). The mean of the pre-logit perturbation that
+the paper estimates position by position from weighted noise is one vector here, the same behind every prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aisp.records import FloatArray
+
+# Penalties that are tried, as shares of the largest eigenvalue of the bags' Gram matrix.
+_PENALTIES = np.logspace(-4, 1, 21)
+_FEWEST = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearReward:
+    """A ridge regression of rewards on bags.
+
+    Args:
+        slope: Shape (dim,), the reward's unit per unit of pre-logit.
+        r_squared: Share of the rewards' variance that is predicted out of sample (leave-one-out), at most 1; at most 0
+            where a constant predicts as well.
+        spread: Standard deviation of the fitted rewards, in the reward's unit.
+    """
+
+    slope: FloatArray
+    r_squared: float
+    spread: float
+
+    def tilt(self, nats: float) -> FloatArray:
+        """Return the shift of pre-logits whose KL divergence from the base model is about `nats` a response.
+
+        To second order, tilting by slope . b / lambda moves the distribution by Var(slope . b) / (2 lambda^2).
+        """
+        if self.spread == 0:
+            return np.zeros_like(self.slope)
+        return np.asarray(self.slope * (np.sqrt(2.0 * nats) / self.spread))
+
+
+def fit_linear(bags: FloatArray, rewards: FloatArray) -> LinearReward | None:
+    """Fit by ridge regression, the penalty being the one of least leave-one-out error (Allen's PRESS).
+
+    Args:
+        bags: Shape (n, dim).
+        rewards: Shape (n,), finite.
+
+    Returns:
+        None where there is nothing to learn from: fewer than four responses, or all rewards (or bags) equal.
+    """
+    n = len(rewards)
+    centred, target = bags - bags.mean(0), rewards - rewards.mean()
+    scale = np.abs(target).max(initial=0.0)
+    if n < _FEWEST or scale == 0:
+        return None
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    values = values.clip(min=0.0)
+    if values[-1] == 0:
+        return None
+    target = target / scale
+    along = vectors.T @ target
+    errors, duals = [], []
+    for penalty in _PENALTIES * values[-1]:
+        dual = vectors @ (along / (values + penalty))
+        leverage = (vectors**2 @ (values / (values + penalty))) + 1.0 / n
+        residual = penalty * dual  # target - K dual
+        errors.append(float(np.square(residual / (1.0 - leverage)).sum()))
+        duals.append(dual)
+    best = int(np.argmin(errors))
+    of_mean = float(np.square(target).sum()) * (n / (n - 1)) ** 2  # the constant's own leave-one-out error
+    slope = scale * (centred.T @ duals[best])
+    return LinearReward(
+        slope=slope, r_squared=1.0 - errors[best] / of_mean, spread=float((centred @ slope).std(ddof=1))
+    )

@@ -1,0 +1,180 @@
+"""Adaptive importance sampling conditioned on the prefix: restart from good responses, tilted by what made them good.
+
+The target is q*(y) proportional to p(y) exp(r(y)/lambda). The paper's proposal is open-loop: a mean found behind one
+prefix is applied behind another. Here a round is drawn from what both halves of the evidence say:
+
+    parent  y_j, with probability w_j proportional to exp(r_j/lambda), of all responses so far (ESS = `parents`)
+    cut     c, in proportion to the entropy of the parent's tokens; y_j[:c] is kept, and costs nothing
+    suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, with u = slope/lambda' of the linear reward (`aisp.linear`)
+
+Parents carry what is known of a prefix (population Monte Carlo on the response tree); the tilt carries what is known of
+tokens whatever their prefix. Its strength is `tilt_nats` of KL a response, times the share of the reward's variance
+that the linear model predicts out of sample: a reward that isn't linear in tokens is left to the restarts. What the
+tilt really costs is measured in every round, and the next one is corrected by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aisp.errors import ConfigurationError
+from aisp.linear import fit_linear
+from aisp.noise import row_seed
+from aisp.records import NO_TOKENS, FloatArray, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.strategies.base import Info, Setting
+from aisp.strategies.best_of_n import DEFAULT_SAMPLING
+from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
+
+# How far the measured KL of one round may correct the next one's strength.
+_LEAST_RATIO, _GREATEST_RATIO = 0.05, 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A response of the population, with its reward."""
+
+    rollout: Rollout
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiltedRestartState:
+    """The population, the tilt, and which round comes next.
+
+    Args:
+        shift: u, float32 of shape (1, dim); None for none.
+        expected_nats: What the shift should cost per token.
+        kl_ratio: What tilts have cost, over what was expected.
+    """
+
+    setting: Setting
+    population: tuple[Member, ...] = ()
+    shift: NDArray[np.float32] | None = None
+    expected_nats: float = 0.0
+    kl_ratio: float = 1.0
+    round_index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiltedRestart:
+    """Restart from prefixes of good responses, with the tokens tilted towards the reward.
+
+    Args:
+        sampling: How a token is taken; temperature 0 would draw the same suffix again and again.
+        parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
+        tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear.
+            0 leaves the tilt out.
+
+    Raises:
+        ConfigurationError: A value outside its range.
+    """
+
+    name: ClassVar[str] = "tilted_restart"
+    sampling: Sampling = DEFAULT_SAMPLING
+    parents: float = 2.0
+    tilt_nats: float = 16.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.parents) and self.parents >= 1):
+            raise ConfigurationError(f"parents is {self.parents}; expected a number >= 1")
+        if not (math.isfinite(self.tilt_nats) and self.tilt_nats >= 0):
+            raise ConfigurationError(f"tilt_nats is {self.tilt_nats}; expected a number >= 0 (0 for no tilt)")
+
+    def init(self, setting: Setting) -> TiltedRestartState:
+        if self.sampling.greedy and setting.budget > 1:
+            raise ConfigurationError(
+                f"{self.name} at temperature=0 would draw the same response {setting.budget} times; give a "
+                "temperature above 0, budget=1 for the greedy answer, or strategy='aisp', whose draws are greedy"
+            )
+        return TiltedRestartState(setting=setting)
+
+    def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
+        root = state.setting.root_seed
+        rng = np.random.default_rng([root, state.round_index])
+        starts = self._starts(state, n, rng) if state.population else [NO_TOKENS] * n
+        return tuple(
+            Proposal(
+                seed=row_seed(root, state.round_index, row),
+                sampling=self.sampling,
+                kept=kept,
+                shift=state.shift,
+                measure_bag=self.tilt_nats > 0,
+                retain=True,
+            )
+            for row, kept in enumerate(starts)
+        )
+
+    def update(
+        self,
+        state: TiltedRestartState,
+        proposals: Sequence[Proposal],
+        rollouts: Sequence[Rollout],
+        scores: Sequence[Score],
+    ) -> tuple[TiltedRestartState, Info]:
+        new = tuple(
+            Member(rollout=rollout, reward=score.value)
+            for rollout, score in zip(rollouts, scores, strict=True)
+            if score.usable
+        )
+        state = replace(state, population=state.population + new, round_index=state.round_index + 1)
+        if not state.population:
+            return state, Info()
+        weights, temperature = self._weights(state)
+        if self.tilt_nats > 0:
+            state = self._tilted(self._corrected(state, proposals, rollouts))
+        return state, Info(ess=effective_sample_size(weights), reward_temperature=temperature)
+
+    def _weights(self, state: TiltedRestartState) -> tuple[FloatArray, float | None]:
+        """Return the population's weights, and lambda; equal weights and None where all rewards are tied."""
+        rewards = np.array([member.reward for member in state.population])
+        wanted = min(self.parents / len(rewards), 1.0)
+        temperature = solve_reward_temperature(rewards, wanted)
+        if temperature is None:
+            return np.full(len(rewards), 1.0 / len(rewards)), None
+        return normalise(tilt(rewards, temperature)), temperature
+
+    def _starts(self, state: TiltedRestartState, n: int, rng: np.random.Generator) -> list[Tokens]:
+        """Draw what each row keeps: parents by systematic resampling, cuts by entropy."""
+        weights, _ = self._weights(state)
+        points = (rng.random() + np.arange(n)) / n
+        parents = np.searchsorted(weights.cumsum(), points, side="right").clip(max=len(weights) - 1)
+        chosen = (state.population[parent].rollout.tokens for parent in parents)
+        return [tokens.head(_cut(tokens.entropy, rng.random())) for tokens in chosen]
+
+    def _corrected(
+        self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
+    ) -> TiltedRestartState:
+        """Compare what the last tilt cost with what it should have."""
+        if state.shift is None or state.expected_nats == 0:
+            return state
+        pairs = zip(proposals, rollouts, strict=True)
+        drawn = np.concatenate([rollout.tokens.kl_to_base[len(proposal.kept) :] for proposal, rollout in pairs])
+        if not drawn.size:
+            return state
+        ratio = state.kl_ratio * float(drawn.mean()) / state.expected_nats
+        return replace(state, kl_ratio=min(max(ratio, _LEAST_RATIO), _GREATEST_RATIO))
+
+    def _tilted(self, state: TiltedRestartState) -> TiltedRestartState:
+        """Fit the linear reward to the whole population, and tilt by as much as it deserves."""
+        known = [member for member in state.population if member.rollout.bag is not None]
+        bags = np.array([member.rollout.bag for member in known])
+        linear = fit_linear(bags, np.array([member.reward for member in known])) if known else None
+        if linear is None or linear.r_squared <= 0:
+            return replace(state, shift=None)
+        nats = self.tilt_nats * linear.r_squared
+        length = float(np.mean([len(member.rollout.tokens) for member in known]))
+        shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
+        return replace(state, shift=shift, expected_nats=nats / length)
+
+
+def _cut(entropy: FloatArray, uniform: float) -> int:
+    """Return a position in proportion to its entropy; uniformly where there is none."""
+    mass = entropy if entropy.sum() > 0 else np.ones_like(entropy)
+    cumulative = mass.cumsum()
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right").clip(max=len(mass) - 1))
