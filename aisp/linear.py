@@ -55,10 +55,10 @@ def fit_linear(bags: FloatArray, rewards: FloatArray) -> LinearReward | None:
         None where there is nothing to learn from: fewer than four responses, or all rewards (or bags) equal.
     """
     n = len(rewards)
-    centred, target = bags - bags.mean(0), rewards - rewards.mean()
-    scale = np.abs(target).max(initial=0.0)
-    if n < _FEWEST or scale == 0:
+    if n < _FEWEST or np.ptp(rewards) == 0:
         return None
+    centred, target = bags - bags.mean(0), rewards - rewards.mean()
+    scale = np.abs(target).max()
     values, vectors = np.linalg.eigh(centred @ centred.T)
     values = values.clip(min=0.0)
     if values[-1] == 0:
