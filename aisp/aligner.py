@@ -94,6 +94,8 @@ class Aligner:
         plan: How many, in rounds of how many.
         stops: When to end before that.
         parse: Makes a candidate of a rollout.
+        kl_budget: A response along which the steering moved the model by more nats than this counts as vetoed; None
+            for no limit. What choosing among responses adds is not counted.
 
     Raises:
         ConfigurationError: A budget above 1 without a reward.
@@ -108,6 +110,7 @@ class Aligner:
         *,
         stops: Stops | None = None,
         parse: Parse = text_candidate,
+        kl_budget: float | None = None,
     ) -> None:
         if reward is None and plan.budget > 1:
             raise ConfigurationError(
@@ -120,6 +123,7 @@ class Aligner:
         self.plan = plan
         self.stops = stops or Stops()
         self.parse = parse
+        self.kl_budget = kl_budget
 
     def align(self, request: Request, progress: Progress | None = None) -> Alignment:
         """Run the search to its end. See `rounds` for what it raises."""
@@ -182,9 +186,23 @@ class Aligner:
         candidates = [self.parse(request, rollouts[row]) for row in rows]
         scores = [Score(value=0.0)] * len(rows) if scorer is None else scorer.score(candidates)
         return [
-            Response(candidate=candidate, score=score, rollout=rollouts[row], round_index=round_index, row=row)
+            Response(
+                candidate=candidate,
+                score=self._within_budget(score, rollouts[row]),
+                rollout=rollouts[row],
+                round_index=round_index,
+                row=row,
+            )
             for candidate, score, row in zip(candidates, scores, rows, strict=True)
         ]
+
+    def _within_budget(self, score: Score, rollout: Rollout) -> Score:
+        """Veto what was steered too far."""
+        nats = float(rollout.tokens.kl_to_base.sum())
+        if self.kl_budget is None or nats <= self.kl_budget:
+            return score
+        comment = f"steered by {nats:.1f} nats, over the kl_budget of {self.kl_budget:g}"
+        return replace(score, vetoed=True, comment=comment if score.comment is None else f"{score.comment}; {comment}")
 
     def _record(self, search: _Search, responses: Sequence[Response], info: Info, seconds: float) -> Round:
         before = search.best

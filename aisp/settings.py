@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,15 +21,24 @@ from aisp.rewards.base import Reward
 from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
 from aisp.strategies.base import Strategy
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
+from aisp.strategies.tilted_restart import TiltedRestart
 
 DEFAULT_MAX_TOKENS = 256
+
+# The settings that belong to one strategy.
+_OWN: dict[str, set[str]] = {
+    "best_of_n": set(),
+    "aisp": {"preset", "scale", "reward_temperature", "prior_shift", "target_ess_fraction", "horizon"},
+    "tilted_restart": {"parents", "tilt_nats"},
+}
 
 
 class SearchSettings(BaseModel):
     """How to search. Unknown names are errors; an explicit number always wins over a preset.
 
     Attributes:
-        strategy: "aisp" or "best_of_n"; None is "aisp" with rewards and one plain sample without.
+        strategy: "tilted_restart", "aisp" or "best_of_n". None is "tilted_restart" with rewards ("aisp" where
+            `preset="paper"` or greedy draws are asked for, which it is made for), and one plain sample without.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
         num_samples: Responses a round, 16 by default.
@@ -38,6 +48,10 @@ class SearchSettings(BaseModel):
         prior_shift: alpha, in [0, 1].
         target_ess_fraction: Effective share of a round's samples that "auto" aims at, in (0, 1].
         horizon: Leading response tokens that are perturbed; None perturbs all.
+        parents: Effective number of responses that "tilted_restart" restarts from.
+        tilt_nats: How far "tilted_restart" tilts the model, in nats a response; 0 leaves the tilt out.
+        kl_budget: Responses along which the steering moved the model by more nats (`Response.kl_to_base`; what
+            choosing adds is not counted) are never returned, and "tilted_restart" tilts by half of it at most.
         max_tokens: Response tokens at most.
         temperature: Softmax temperature of the draws. None leaves it to the strategy, 0 is greedy.
         top_p: Nucleus of the softmax draws, in (0, 1].
@@ -52,7 +66,7 @@ class SearchSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Literal["aisp", "best_of_n"] | None = None
+    strategy: Literal["tilted_restart", "aisp", "best_of_n"] | None = None
     preset: Literal["paper"] | None = None
     budget: int | None = Field(default=None, ge=1)
     num_samples: int | None = Field(default=None, ge=1)
@@ -62,6 +76,9 @@ class SearchSettings(BaseModel):
     prior_shift: float | None = None
     target_ess_fraction: float | None = None
     horizon: int | None = Field(default=None, ge=1)
+    parents: float | None = None
+    tilt_nats: float | None = None
+    kl_budget: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -82,7 +99,7 @@ class SearchSettings(BaseModel):
         plan = self.make_plan(rewarded=reward is not None)
         stops = Stops(target_reward=self.target_reward, patience=self.patience, on_timeout=self.on_timeout)
         strategy = self.make_strategy(rewarded=reward is not None)
-        return Aligner(engine, strategy, reward, plan, stops=stops, parse=parse)
+        return Aligner(engine, strategy, reward, plan, stops=stops, parse=parse, kl_budget=self.kl_budget)
 
     def make_plan(self, *, rewarded: bool) -> Plan:
         """Return the budget and the size of its rounds."""
@@ -99,17 +116,28 @@ class SearchSettings(BaseModel):
 
     def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:
         """Return the strategy with its numbers: those of the preset, then those that were given."""
-        name = self.strategy or ("aisp" if rewarded else "best_of_n")
-        own = {"scale", "reward_temperature", "prior_shift", "target_ess_fraction", "horizon"}
-        numbers = {key: value for key, value in self.model_dump(include=own).items() if value is not None}
+        name = self.strategy or self._default_strategy(rewarded)
+        own = self.model_dump(include=set().union(*_OWN.values()), exclude_none=True)
+        foreign = sorted(own.keys() - _OWN[name])
+        if foreign:
+            homes = sorted(home for home, names in _OWN.items() if names & set(foreign))
+            raise ConfigurationError(
+                f"{name} has no {', '.join(foreign)}; leave it out, or give rewards and strategy={' or '.join(homes)}"
+            )
         if name == "best_of_n":
-            unused = sorted(numbers) + (["preset"] if self.preset else [])
-            if unused:
-                raise ConfigurationError(
-                    f"plain sampling has no {', '.join(unused)}; leave it out, or give rewards and strategy='aisp'"
-                )
             return BestOfN(sampling=self.make_sampling(DEFAULT_SAMPLING))
-        return replace(PAPER if self.preset == "paper" else AISP(), sampling=self.make_sampling(GREEDY), **numbers)
+        if name == "aisp":
+            start = PAPER if own.pop("preset", None) == "paper" else AISP()
+            return replace(start, sampling=self.make_sampling(GREEDY), **own)
+        strategy = TiltedRestart(sampling=self.make_sampling(DEFAULT_SAMPLING), **own)
+        most = math.inf if self.kl_budget is None else self.kl_budget / 2
+        return replace(strategy, tilt_nats=min(strategy.tilt_nats, most))
+
+    def _default_strategy(self, rewarded: bool) -> str:
+        if not rewarded:
+            return "best_of_n"
+        greedy = self.temperature == 0 and self.budget != 1
+        return "aisp" if self.preset == "paper" or greedy else "tilted_restart"
 
     def make_sampling(self, default: Sampling) -> Sampling:
         """Return how a token is taken: the strategy's default, with what was given put over it."""

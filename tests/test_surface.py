@@ -12,7 +12,7 @@ import aisp_langchain
 
 def test_names():
     assert sorted(aisp.__all__) == ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
-    assert sorted(aisp.strategies.__all__) == ["AISP", "BestOfN", "Info", "Setting", "Strategy"]
+    assert sorted(aisp.strategies.__all__) == ["AISP", "BestOfN", "Info", "Setting", "Strategy", "TiltedRestart"]
     assert sorted(aisp.engines.__all__) == ["Engine", "Progress", "engine_for"]
     assert sorted(aisp_langchain.__all__) == ["AISPChatModel", "__version__", "as_reward"]
     assert sorted(aisp.rewards.__all__) == [

@@ -5,5 +5,6 @@ from __future__ import annotations
 from aisp.strategies.aisp import AISP
 from aisp.strategies.base import Info, Setting, Strategy
 from aisp.strategies.best_of_n import BestOfN
+from aisp.strategies.tilted_restart import TiltedRestart
 
-__all__ = ["AISP", "BestOfN", "Info", "Setting", "Strategy"]
+__all__ = ["AISP", "BestOfN", "Info", "Setting", "Strategy", "TiltedRestart"]

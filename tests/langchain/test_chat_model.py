@@ -265,7 +265,7 @@ def test_with_retry_and_fallbacks(chat, engine):
     drawn = engine.drawn
     with pytest.raises(Exception, match="broken"):
         llm.with_retry(stop_after_attempt=3, wait_exponential_jitter=False).invoke("Hi")
-    assert engine.drawn == drawn + 3  # each attempt fails on the first response
+    assert engine.drawn == drawn + 6  # each attempt fails on its first round
 
 
 def test_tracing_parameters(chat):

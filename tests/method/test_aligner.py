@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from aisp.aligner import Aligner, Request, Stops
@@ -184,3 +186,26 @@ def test_three_that_disagree_are_an_error():
         make_plan(64, 16, 5)
     with pytest.raises(ConfigurationError, match="num_samples is 0"):
         make_plan(None, 0, None)
+
+
+class SteeringEngine(FakeEngine):
+    """Steers each answer by as many nats as its word has letters."""
+
+    def _answer(self, proposal, cancelled):
+        rollout = super()._answer(proposal, cancelled)
+        kl = np.full(3, len(rollout.text) / 3)
+        return replace(rollout, tokens=replace(rollout.tokens, kl_to_base=kl))
+
+
+def test_what_was_steered_over_the_kl_budget_is_never_returned():
+    plan = Plan(budget=40, num_samples=16)
+    free = Aligner(SteeringEngine(), BestOfN(), LENGTH, plan).align(request_of())
+    held = Aligner(SteeringEngine(), BestOfN(), LENGTH, plan, kl_budget=3.5).align(request_of())
+    assert len(free.text) == 5
+    assert len(held.text) == 3
+    over = [response for response in held.responses if len(response.text) > 3]
+    assert over
+    assert all(response.score.vetoed for response in over)
+    assert over[0].score.comment == "steered by 5.0 nats, over the kl_budget of 3.5"
+    with pytest.raises(AllCandidatesExcludedError, match="40 vetoed"):
+        Aligner(SteeringEngine(), BestOfN(), LENGTH, plan, kl_budget=2.0).align(request_of())

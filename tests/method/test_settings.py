@@ -12,7 +12,7 @@ from aisp.errors import ConfigurationError
 from aisp.plan import Plan
 from aisp.records import GREEDY, Sampling
 from aisp.settings import SearchSettings
-from aisp.strategies import AISP, BestOfN
+from aisp.strategies import AISP, BestOfN, TiltedRestart
 
 
 def strategy_of(rewarded=True, **settings):
@@ -24,7 +24,7 @@ def plan_of(rewarded=True, **settings):
 
 
 def test_defaults():
-    assert strategy_of() == AISP()
+    assert strategy_of() == TiltedRestart()
     assert plan_of() == Plan(budget=64, num_samples=16)
     assert strategy_of(rewarded=False) == BestOfN()
     assert plan_of(rewarded=False) == Plan(budget=1, num_samples=1)
@@ -50,19 +50,31 @@ def test_how_tokens_are_drawn():
     assert strategy_of(strategy="best_of_n").sampling == Sampling(temperature=0.8)
     assert strategy_of(strategy="best_of_n", temperature=1.0, top_p=0.9).sampling == Sampling(top_p=0.9)
     assert strategy_of(temperature=0.7).sampling == Sampling(temperature=0.7)
+    assert strategy_of(strategy="aisp", temperature=0.7) == AISP(sampling=Sampling(temperature=0.7))
     assert strategy_of(strategy="best_of_n", temperature=0.0).sampling == GREEDY
+
+
+def test_greedy_draws_are_searched_by_the_strategy_that_is_made_for_them():
+    assert strategy_of(temperature=0.0) == AISP()
+    assert isinstance(strategy_of(temperature=0.0, budget=1), TiltedRestart)
+
+
+def test_a_kl_budget_halves_into_the_tilt():
+    assert strategy_of(tilt_nats=10.0, kl_budget=4.0).tilt_nats == 2.0
+    assert strategy_of(tilt_nats=1.0, kl_budget=4.0).tilt_nats == 1.0
+    assert strategy_of(kl_budget=0.0).tilt_nats == 0.0
 
 
 def test_truncation_without_draws_is_warned_of():
     with pytest.warns(UserWarning, match="no effect on greedy draws"):
-        strategy_of(top_p=0.9)
+        strategy_of(strategy="aisp", top_p=0.9)
 
 
 @pytest.mark.parametrize("settings", [{"scale": 0.5}, {"preset": "paper"}, {"horizon": 8}])
 def test_settings_that_plain_sampling_has_not_are_errors(settings):
-    with pytest.raises(ConfigurationError, match="plain sampling has no"):
+    with pytest.raises(ConfigurationError, match=r"best_of_n has no .* strategy=aisp"):
         strategy_of(strategy="best_of_n", **settings)
-    with pytest.raises(ConfigurationError, match="plain sampling has no"):
+    with pytest.raises(ConfigurationError, match=r"best_of_n has no .* strategy=aisp"):
         strategy_of(rewarded=False, **settings)
 
 
