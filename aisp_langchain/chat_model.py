@@ -26,19 +26,19 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator,
 from aisp.aligner import Aligner, Request
 from aisp.engines import Engine
 from aisp.errors import ConfigurationError
+from aisp.forms import Form, read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
+from aisp.running import cancellable
 from aisp.settings import SearchSettings
 from aisp.trace import Alignment, Round
 from aisp.version import __version__
-from aisp_langchain.form import Form
 from aisp_langchain.messages import to_ai_message, to_chunks, to_openai
 from aisp_langchain.profile import profile_of
 from aisp_langchain.rewards import as_reward
-from aisp_langchain.running import cancellable
 from aisp_langchain.settings import SEARCH_FIELDS, read_call
 from aisp_langchain.structured import Method, structured
-from aisp_langchain.tools import read_choice, read_tools
+from aisp_langchain.tools import read_tools
 from aisp_langchain.tracing import Audience, audience_of
 
 

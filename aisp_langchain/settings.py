@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from aisp.errors import ConfigurationError
+from aisp.forms import Form, make_form
 from aisp.rewards.base import Reward
 from aisp.settings import SearchSettings
-from aisp_langchain.form import Form, read_form
 from aisp_langchain.rewards import as_reward
+from aisp_langchain.tools import read_tools
 
 SEARCH_FIELDS = frozenset(SearchSettings.model_fields)
 FORM_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "strict"})
@@ -66,5 +67,22 @@ def read_call(
         model=given.get("model"),
         reference=given.get("reference_outputs"),
         template={**template, **(given.get("template_kwargs") or {})},
-        form=read_form({key: value for key, value in given.items() if key in FORM_FIELDS and value is not None}),
+        form=read_form(given),
+    )
+
+
+def read_form(given: Mapping[str, Any]) -> Form:
+    """Return the form that a call's options describe.
+
+    Args:
+        given: Any of `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and `strict`, among others.
+
+    Raises:
+        ConfigurationError: Tools, a choice or a format that can't be read.
+    """
+    return make_form(
+        read_tools(given.get("tools") or (), given.get("strict")),
+        tool_choice=given.get("tool_choice"),
+        parallel_tool_calls=given.get("parallel_tool_calls"),
+        response_format=given.get("response_format"),
     )

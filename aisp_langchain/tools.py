@@ -1,106 +1,27 @@
-"""Tools as a caller gives them, and the ways in which models write calls of them."""
+"""Tools as LangChain's users give them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from aisp import forms
 from aisp.errors import ConfigurationError
-from aisp_langchain.schemas import untitled
-
-Tool = Mapping[str, Any]
-"""`{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallFormat:
-    """How a model writes a call: `begin`, JSON, `end`.
-
-    Args:
-        begin: What opens a call; "" where it is bare JSON.
-        end: What closes it.
-        arguments: The key of the arguments.
-        listed: Whether the JSON is a list of calls.
-    """
-
-    begin: str
-    end: str
-    arguments: str = "arguments"
-    listed: bool = False
-
-
-TAGGED = CallFormat(begin="<tool_call>\n", end="\n</tool_call>")
-"""What models whose template has no place for tools are asked to write; Qwen's models write so too."""
-
-
-def read_tools(tools: Sequence[Any], strict: bool | None = None) -> tuple[Tool, ...]:
+def read_tools(tools: Sequence[Any], strict: bool | None = None) -> tuple[forms.Tool, ...]:
     """Return OpenAI-style definitions of tools, functions, pydantic classes, TypedDicts and JSON schemas.
 
     Raises:
         ConfigurationError: What can't be a tool, or two of one name.
     """
-    read: list[Tool] = []
-    for tool in tools:
-        one = _read_tool(tool, strict)
-        if one not in read:  # the same tool in two guises is one
-            read.append(one)
-    names = [name_of(tool) for tool in read]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigurationError(f"two tools are called {', '.join(twice)}; give each a name of its own")
-    return tuple(read)
+    return forms.read_tools([_converted(tool, strict) for tool in tools])
 
 
-def _read_tool(tool: Any, strict: bool | None) -> Tool:
+def _converted(tool: Any, strict: bool | None) -> forms.Tool:
     try:
-        read = convert_to_openai_tool(tool, strict=strict)
+        return convert_to_openai_tool(tool, strict=strict)
     except Exception as error:
         raise ConfigurationError(f"{tool!r} can't be made a tool: {error}") from error
-    if not isinstance(read.get("function"), Mapping) or not read["function"].get("name"):
-        raise ConfigurationError(
-            f"the tool {tool!r} is one that a provider runs; expected a function with a name and a JSON schema"
-        )
-    function = dict(read["function"])
-    if "parameters" in function:
-        function["parameters"] = untitled(function["parameters"])
-    return {**read, "function": function}
-
-
-def name_of(tool: Tool) -> str:
-    return str(tool["function"]["name"])
-
-
-def parameters_of(tool: Tool) -> Mapping[str, Any]:
-    """Return the JSON schema of a tool's arguments."""
-    return tool["function"].get("parameters") or {"type": "object", "properties": {}}
-
-
-def read_choice(choice: Any, tools: Sequence[Tool]) -> str:
-    """Return "auto", "none", "any", or the name of the tool that must be called.
-
-    Raises:
-        ConfigurationError: A name that no tool has, or a shape that is none of OpenAI's.
-    """
-    if choice is None or (isinstance(choice, str) and choice in ("auto", "none")):
-        return "auto" if choice is None else choice
-    names = [name_of(tool) for tool in tools]
-    found: Any = choice
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        inner: Mapping[str, Any] = function if isinstance(function, Mapping) else choice
-        found = inner.get("name", choice.get("type"))
-        if found in ("auto", "none"):
-            return str(found)
-    if found is True or (found in ("any", "required") and found not in names):
-        found = "any"
-    if found != "any" and found not in names:
-        raise ConfigurationError(
-            f'tool_choice is {choice!r}; expected "auto", "none", "any", "required" or the name of a tool '
-            f"({', '.join(names) or 'there are none'})"
-        )
-    if not names:
-        raise ConfigurationError(f"tool_choice is {choice!r}, and there are no tools to choose from; give tools")
-    return str(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import aisp
 import aisp.engines
+import aisp.forms
 import aisp.models
 import aisp.rewards
 import aisp.strategies
@@ -14,6 +15,15 @@ def test_names():
     assert sorted(aisp.__all__) == ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
     assert sorted(aisp.strategies.__all__) == ["AISP", "BestOfN", "Info", "Setting", "Strategy", "TiltedRestart"]
     assert sorted(aisp.engines.__all__) == ["Engine", "Progress", "engine_for"]
+    assert sorted(aisp.forms.__all__) == [
+        "Form",
+        "ResponseFormat",
+        "Tool",
+        "make_form",
+        "read_choice",
+        "read_format",
+        "read_tools",
+    ]
     assert sorted(aisp_langchain.__all__) == ["AISPChatModel", "__version__", "as_reward"]
     assert sorted(aisp.rewards.__all__) == [
         "Avoids",
@@ -34,7 +44,7 @@ def test_names():
 
 
 def test_every_public_name_is_there():
-    for package in (aisp, aisp.strategies, aisp.engines, aisp.models, aisp.rewards, aisp_langchain):
+    for package in (aisp, aisp.strategies, aisp.engines, aisp.forms, aisp.models, aisp.rewards, aisp_langchain):
         for name in package.__all__:
             assert getattr(package, name) is not None
 

@@ -141,7 +141,7 @@ def test_results_that_are_no_score_are_errors(chat, result):
 
 def test_vetoes_reach_through(chat):
     rule = as_reward(lambda outputs: "s" in outputs.content)
-    message = chat(rewards=veto(rule), budget=16).invoke("Hi")
+    message = chat(rewards=veto(rule), budget=64).invoke("Hi")
     assert message.content == "ash"
     with pytest.raises(AllCandidatesExcludedError):
         chat(rewards=veto(as_reward(lambda outputs: False)), budget=4).invoke("Hi")

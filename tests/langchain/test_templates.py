@@ -9,15 +9,16 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from aisp.engines.grammar import compile_grammar
 from aisp.errors import PromptError
+from aisp.forms.grammars import forced_grammar, free_grammar
+from aisp.forms.parsing import parse_calls
+from aisp.forms.templates import encode, traits_of
+from aisp.forms.tools import TAGGED as OURS
+from aisp.forms.tools import CallFormat
 from aisp.models import load
 from aisp.testing import tiny_model, tiny_tokenizer
-from aisp_langchain.form import read_form
-from aisp_langchain.grammars import forced_grammar, free_grammar
 from aisp_langchain.messages import to_openai
-from aisp_langchain.parsing import parse_calls
-from aisp_langchain.templates import encode, traits_of
-from aisp_langchain.tools import TAGGED as OURS
-from aisp_langchain.tools import CallFormat, read_tools
+from aisp_langchain.settings import read_form
+from aisp_langchain.tools import read_tools
 from tests.langchain.templates import NATIVE, TEMPLATES
 
 LOOK = {"name": "look", "args": {"at": "tree", "n": 2}, "id": "call_1"}

@@ -14,10 +14,11 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from aisp.errors import ConfigurationError
+from aisp.forms import read_choice, read_format
+from aisp.forms.schemas import closed, untitled
 from aisp_langchain import AISPChatModel
-from aisp_langchain.form import read_form, read_format
-from aisp_langchain.schemas import closed, untitled
-from aisp_langchain.tools import read_choice, read_tools
+from aisp_langchain.settings import read_form
+from aisp_langchain.tools import read_tools
 
 
 @tool

@@ -3,7 +3,7 @@
 A template that has no place for tools drops them without a word; one that drops past calls makes an agent call for
 ever. So a template is given a marked tool, a marked call and a marked result. Where all three come out, and the call is
 JSON, the template's own way is used. Where not, tools go into the system message, calls and results into the text, in
-the format of `aisp_langchain.tools.TAGGED`.
+the format of `aisp.forms.tools.TAGGED`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aisp.errors import PromptError
-from aisp_langchain.tools import TAGGED, CallFormat, Tool, name_of, parameters_of
+from aisp.forms.tools import TAGGED, CallFormat, Tool, name_of, parameters_of
 
 Messages = list[dict[str, Any]]
 

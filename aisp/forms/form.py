@@ -1,6 +1,6 @@
 """The form that an answer is asked for: tools it may or must call, JSON it must be.
 
-bind_tools, with_structured_output, response_format --read_form--> Form
+tools, tool_choice, response_format --make_form--> Form
 Form.encode -> prompt tokens       Form.grammar -> what decoding is held to       Form.parse -> a candidate
 """
 
@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from aisp.aligner import Request
 from aisp.errors import ConfigurationError
+from aisp.forms.grammars import forced_grammar, free_grammar, json_grammar, regex_grammar
+from aisp.forms.parsing import parse_calls, split_reasoning
+from aisp.forms.schemas import untitled
+from aisp.forms.templates import Messages, encode, traits_of
+from aisp.forms.tools import Tool, name_of, read_choice
 from aisp.records import Candidate, Rollout
-from aisp_langchain.grammars import forced_grammar, free_grammar, json_grammar, regex_grammar
-from aisp_langchain.parsing import parse_calls, split_reasoning
-from aisp_langchain.schemas import untitled
-from aisp_langchain.templates import Messages, encode, traits_of
-from aisp_langchain.tools import Tool, name_of, read_choice, read_tools
 
 _ASK_FOR_JSON = "Answer with one JSON object that follows this JSON schema, and with nothing else:\n{schema}"
 
@@ -118,20 +118,28 @@ class Form:
             return None  # cut off by a stop string or the deadline; the parser behind the model says so
 
 
-def read_form(given: Mapping[str, Any]) -> Form:
+def make_form(
+    tools: Sequence[Tool] = (),
+    *,
+    tool_choice: Any = None,
+    parallel_tool_calls: bool | None = None,
+    response_format: Any = None,
+) -> Form:
     """Return the form that a call's options describe.
 
     Args:
-        given: Any of `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and `strict`.
+        tools: As `aisp.forms.read_tools` returns them.
+        tool_choice: "auto" (None), "none", "any" ("required", True), or a name; also in OpenAI's shapes.
+        parallel_tool_calls: None allows several calls where the model may choose, and one where a call is forced.
+        response_format: See `read_format`.
 
     Raises:
-        ConfigurationError: Tools, a choice or a format that can't be read.
+        ConfigurationError: A choice or a format that can't be read.
     """
-    tools = read_tools(given.get("tools") or (), given.get("strict"))
-    choice = read_choice(given.get("tool_choice"), tools)
+    choice = read_choice(tool_choice, tools)
     # A choice that forces asks for a call; a small model, left to go on, makes more of them than were wanted.
-    parallel = given.get("parallel_tool_calls", choice == "auto")
-    return Form(tools=tools, choice=choice, parallel=bool(parallel), response=read_format(given.get("response_format")))
+    parallel = choice == "auto" if parallel_tool_calls is None else parallel_tool_calls
+    return Form(tools=tuple(tools), choice=choice, parallel=bool(parallel), response=read_format(response_format))
 
 
 def read_format(given: Any) -> ResponseFormat | None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aisp_langchain.schemas import closed
-from aisp_langchain.tools import CallFormat, Tool, name_of, parameters_of
+from aisp.forms.schemas import closed
+from aisp.forms.tools import CallFormat, Tool, name_of, parameters_of
 
 # The spacing that models saw in training: with compact separators a small model writes other, wrong values.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aisp_langchain.parsing import parse_calls, split_reasoning
+from aisp.forms.parsing import parse_calls, split_reasoning
 
 NAMES = ("look", "go")
 LOOK = {"name": "look", "args": {"at": "tree"}}
