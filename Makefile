@@ -1,7 +1,7 @@
 # Each target makes the virtual environment that it needs; the second time that costs nothing.
 #
 #   make demo        fetch the embedded model and show what steering does
-#   make test        the tests that every change has to pass, with the coverage of both packages
+#   make test        the tests that every change has to pass, with the coverage of the packages
 #   make test-full   every test, the slow ones included
 #   make lint        format, lint and types, as they are checked on every change
 
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The embedded model, quick when it is there; by Python, so that a broken command line fails its own tests.
 FETCH := $(BIN)/python -c 'from aisp.models import fetch; fetch()'
-COVERAGE := --cov=aisp --cov=aisp_langchain --cov-report=term
+COVERAGE := --cov=aisp --cov=aisp_langchain --cov=aisp_llamaindex --cov-report=term
 RUN_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aisp.aligner import Aligner, Parse, Stops, text_candidate
 from aisp.engines.base import Engine
@@ -156,3 +156,22 @@ class SearchSettings(BaseModel):
             deadline=None if self.timeout is None else time.monotonic() + self.timeout,
             cancel=cancel,
         )
+
+
+def override(own: SearchSettings, given: Mapping[str, Any]) -> SearchSettings:
+    """Return settings with a call's put over them.
+
+    Args:
+        own: Settings, or a model that has their fields among others.
+        given: What the call was given; names that are no settings are left alone.
+
+    Raises:
+        ConfigurationError: A value out of range.
+    """
+    fields = {name: given.get(name, getattr(own, name)) for name in SearchSettings.model_fields}
+    if isinstance(fields["stop"], str):
+        fields["stop"] = [fields["stop"]]
+    try:
+        return SearchSettings(**fields)
+    except ValidationError as error:
+        raise ConfigurationError(str(error)) from error

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from aisp.errors import ConfigurationError
 from aisp.forms import Form, make_form
 from aisp.rewards.base import Reward
-from aisp.settings import SearchSettings
+from aisp.settings import SearchSettings, override
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.tools import read_tools
 
@@ -54,15 +52,10 @@ def read_call(
     if unknown:
         known = ", ".join(sorted(SEARCH_FIELDS | FORM_FIELDS | OTHER_FIELDS))
         raise ConfigurationError(f"a call got {', '.join(unknown)}; expected any of {known}, stop")
-    fields = {**own.model_dump(include=set(SEARCH_FIELDS)), **{k: v for k, v in given.items() if k in SEARCH_FIELDS}}
-    try:
-        search = SearchSettings(**fields)
-    except ValidationError as error:
-        raise ConfigurationError(str(error)) from error
     if "rewards" in given:
         reward = None if given["rewards"] is None else as_reward(given["rewards"])
     return Call(
-        search=search,
+        search=override(own, given),
         reward=reward,
         model=given.get("model"),
         reference=given.get("reference_outputs"),

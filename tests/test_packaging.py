@@ -46,16 +46,28 @@ def test_importing_the_chat_model_loads_no_model_code() -> None:
 
 
 def test_the_engine_never_imports_langchain() -> None:
-    pattern = re.compile(r"^\s*(from|import) (langchain|langgraph|aisp_langchain)", re.MULTILINE)
+    pattern = re.compile(r"^\s*(from|import) (langchain|langgraph|llama_index|aisp_l)", re.MULTILINE)
     assert [path.name for path in (ROOT / "aisp").rglob("*.py") if pattern.search(path.read_text("utf-8"))] == []
+
+
+def test_importing_the_llm_loads_no_model_code_and_no_langchain() -> None:
+    pytest.importorskip("llama_index.core")
+    found = imported("import aisp_llamaindex")
+    assert found.isdisjoint({"torch", "langchain_core", "aisp_langchain"})
+    assert not {name for name in found if name.startswith("transformers.models")}
+
+
+def test_the_llm_says_what_it_needs() -> None:
+    done = python("import sys; sys.modules['llama_index'] = None; import aisp_llamaindex")
+    assert "pip install 'aisp-langchain[llamaindex]'" in done.stderr
 
 
 def test_the_version_is_the_distributions() -> None:
     assert aisp.__version__ == version("aisp-langchain")
 
 
-def test_both_packages_are_typed() -> None:
-    assert all((ROOT / package / "py.typed").is_file() for package in ("aisp", "aisp_langchain"))
+def test_every_package_is_typed() -> None:
+    assert all((ROOT / package / "py.typed").is_file() for package in ("aisp", "aisp_langchain", "aisp_llamaindex"))
 
 
 def test_every_constraint_is_met_and_every_core_requirement_constrained() -> None:

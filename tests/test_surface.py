@@ -9,6 +9,7 @@ import aisp.models
 import aisp.rewards
 import aisp.strategies
 import aisp_langchain
+import aisp_llamaindex
 
 
 def test_names():
@@ -25,6 +26,7 @@ def test_names():
         "read_tools",
     ]
     assert sorted(aisp_langchain.__all__) == ["AISPChatModel", "__version__", "as_reward"]
+    assert sorted(aisp_llamaindex.__all__) == ["AISPLLM", "__version__", "as_reward"]
     assert sorted(aisp.rewards.__all__) == [
         "Avoids",
         "Classifier",
@@ -44,7 +46,16 @@ def test_names():
 
 
 def test_every_public_name_is_there():
-    for package in (aisp, aisp.strategies, aisp.engines, aisp.forms, aisp.models, aisp.rewards, aisp_langchain):
+    for package in (
+        aisp,
+        aisp.strategies,
+        aisp.engines,
+        aisp.forms,
+        aisp.models,
+        aisp.rewards,
+        aisp_langchain,
+        aisp_llamaindex,
+    ):
         for name in package.__all__:
             assert getattr(package, name) is not None
 
