@@ -150,3 +150,49 @@ def bench_speed(
         run_speed(
             model, random_weights, dtype, device, scenario, repetitions=repetitions, new_tokens=new_tokens, out=out
         )
+
+
+_PLAIN = "temperature=0.8"
+
+
+@bench_app.command("quality")
+def bench_quality(
+    prompts: Annotated[Path, typer.Option(help="A line each, or JSON lines with messages, prompt or text.")],
+    reward: Annotated[list[str], typer.Option(help="What is optimised; several are added up.")],
+    out: Annotated[Path, typer.Option(help="Folder of rows and report; a killed run goes on there.")],
+    held_out: Annotated[list[str], typer.Option(help="A reward that is reported, not optimised.")] = [],  # noqa: B006
+    strategy: Annotated[list[str], typer.Option(help="NAME or NAME:setting=number,...")] = ["tilted_restart"],  # noqa: B006
+    plain: Annotated[list[str], typer.Option(help="How best-of-n samples; the first is compared with.")] = [_PLAIN],  # noqa: B006
+    model: ModelOption = "smollm2-135m",
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    budget: Annotated[int, typer.Option(help="Responses a search.")] = 128,
+    pool: Annotated[int, typer.Option(help="Plain samples a prompt.")] = 128,
+    num_samples: Annotated[int, typer.Option(help="Responses a round.")] = 16,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 40,
+    seeds: Annotated[int, typer.Option(help="Searches a prompt and strategy.")] = 1,
+    skip: Annotated[int, typer.Option(help="Leading prompts that are left out: to tune on others.")] = 0,
+    limit: Annotated[Optional[int], typer.Option(help="Prompts at most.")] = None,  # noqa: UP045
+    concurrency: Annotated[int, typer.Option(help="Prompts in flight at once.")] = 8,
+) -> None:
+    """Compare strategies with best-of-n, paired by prompt, at every budget."""
+    with _readable_errors():
+        from aisp.bench.quality.command import run_quality
+
+        run_quality(
+            prompts,
+            reward,
+            held_out,
+            strategy,
+            plain,
+            model=model,
+            dtype=dtype,
+            budget=budget,
+            pool=pool,
+            num_samples=num_samples,
+            max_tokens=max_tokens,
+            seeds=seeds,
+            skip=skip,
+            limit=limit,
+            concurrency=concurrency,
+            out=out,
+        )

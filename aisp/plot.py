@@ -24,14 +24,7 @@ def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigurationError('a plot needs matplotlib: pip install "aisp-langchain[plot]"') from error
-
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.4)
     axes = figure.subplots()
     for name, alignment in alignments.items():
         points = [(i, r.reward) for i, r in enumerate(alignment.responses, start=1) if r.score.usable]
@@ -46,4 +39,20 @@ def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     if path is not None:
         figure.savefig(path, dpi=150)
+    return figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, that needs no display.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigurationError('a plot needs matplotlib: pip install "aisp-langchain[plot]"') from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
     return figure

@@ -1,0 +1,108 @@
+"""What `aisp bench quality` does: run what is missing, then write the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from aisp.bench.quality.report import Report, report
+from aisp.bench.quality.runs import Quality
+from aisp.errors import ConfigurationError
+from aisp.records import Sampling
+from aisp.results import ResultFile, read_prompts
+from aisp.rewards.spec import parse_reward, parse_rewards
+from aisp.settings import SearchSettings
+
+_BUDGETS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
+
+
+def run_quality(
+    prompts: Path,
+    rewards: Sequence[str],
+    held_out: Sequence[str],
+    strategies: Sequence[str],
+    plain: Sequence[str],
+    *,
+    model: str,
+    dtype: str | None,
+    budget: int,
+    pool: int,
+    num_samples: int,
+    max_tokens: int,
+    seeds: int,
+    skip: int,
+    limit: int | None,
+    concurrency: int,
+    out: Path,
+) -> Report:
+    """Run the benchmark into a folder: rows.jsonl, report.md, report.png.
+
+    Raises:
+        ConfigurationError: Words that name no reward, strategy or setting; no prompts.
+    """
+    from aisp.models import load
+
+    reward = parse_rewards(rewards)
+    if reward is None:
+        raise ConfigurationError("there is nothing to optimise; give --reward")
+    chosen = read_prompts(prompts)[skip:][:limit]
+    if not chosen:
+        raise ConfigurationError(f"{prompts} holds no prompts after the first {skip}")
+    out.mkdir(parents=True, exist_ok=True)
+    quality = Quality(
+        model=load(model, dtype=dtype),
+        prompts=chosen,
+        reward=reward,
+        held_out={spec: parse_reward(spec) for spec in held_out},
+        strategies={spec: _strategy(spec, num_samples) for spec in strategies},
+        plain={spec: Sampling(**_numbers(spec)) for spec in plain},
+        pool_size=pool,
+        budget=budget,
+        max_tokens=max_tokens,
+        seeds=tuple(range(1, seeds + 1)),
+        results=ResultFile(out / "rows.jsonl"),
+        concurrency=concurrency,
+    )
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("pools and searches", total=len(quality.tasks()))
+        quality.run(lambda: progress.advance(task))
+    at = [b for b in _BUDGETS if b <= min(budget if strategies else pool, pool)]
+    made = report(quality, at, plain[0])
+    text = made.markdown()
+    (out / "report.md").write_text(text, encoding="utf-8")
+    made.plot(out / "report.png")
+    console.print(Markdown(text))
+    console.print(f"rows.jsonl, report.md and report.png are in {out}", highlight=False)
+    return made
+
+
+def _strategy(spec: str, num_samples: int) -> SearchSettings:
+    """Read `name` or `name:setting=value,setting=value`."""
+    name, _, rest = spec.partition(":")
+    settings: Mapping[str, Any] = {"num_samples": num_samples, **_numbers(rest)}
+    try:
+        return SearchSettings(strategy=name, **settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigurationError(f"--strategy {spec}: {error}") from error
+
+
+def _numbers(words: str) -> dict[str, Any]:
+    """Read `name=value,name=value`."""
+    found: dict[str, Any] = {}
+    for word in filter(None, words.split(",")):
+        name, equals, value = word.partition("=")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{word!r} is no setting; expected name=number") from error
+        if not equals:
+            raise ConfigurationError(f"{word!r} is no setting; expected name=number")
+    return found

@@ -1,0 +1,216 @@
+"""Runs of the benchmark, each a JSONL row that is never made twice.
+
+pool    plain samples of a prompt: texts, lengths, log-probabilities, seconds
+scores  what a reward says of a pool
+search  what a strategy found for a prompt and a seed, response by response
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from aisp.aligner import Request
+from aisp.engines import engine_for
+from aisp.models import LoadedModel
+from aisp.noise import root_seed, row_seed
+from aisp.records import Candidate, Message, Proposal, Sampling
+from aisp.results import ResultFile, result_key
+from aisp.rewards import Reward
+from aisp.settings import SearchSettings
+
+_POOL_ROUND = 64
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What is compared with what.
+
+    Args:
+        model: The model.
+        prompts: Each as messages.
+        reward: What is optimised.
+        held_out: Rewards that are not, by name: what they say of the answers is reported.
+        strategies: Settings by the name in the report.
+        plain: How the pools' samples are drawn, by the name in the report.
+        pool_size: Plain samples a prompt.
+        budget: Responses a search.
+        seeds: One search each.
+        max_tokens: Of a response.
+        results: Where rows are kept.
+        concurrency: Prompts in flight at once, pools and searches alike.
+    """
+
+    model: LoadedModel
+    prompts: Sequence[Sequence[Message]]
+    reward: Reward
+    strategies: Mapping[str, SearchSettings]
+    plain: Mapping[str, Sampling]
+    pool_size: int
+    budget: int
+    max_tokens: int
+    results: ResultFile
+    held_out: Mapping[str, Reward] = field(default_factory=dict)
+    seeds: Sequence[int] = (1,)
+    concurrency: int = 8
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tasks(self) -> list[Callable[[], None]]:
+        """Return what is still to be done, pools first."""
+        return [*self._missing(self._pools()), *self._missing(self._searches())]
+
+    def run(self, advance: Callable[[], None]) -> None:
+        """Do it, `concurrency` at a time, then score the pools; `advance` is called as each task ends."""
+        with ThreadPoolExecutor(self.concurrency) as threads:
+            try:
+                for done in as_completed([threads.submit(task) for task in self.tasks()]):
+                    done.result()
+                    advance()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        for task in self._missing(self._scores()):
+            task()
+
+    def pool(self, plain: str, prompt: int) -> Row:
+        """Return a prompt's pool of plain samples."""
+        return self.results.done[self._pool_key(plain, prompt)]
+
+    def scores(self, plain: str, prompt: int, reward: Reward) -> list[float]:
+        """Return what a reward says of a pool; NaN for what is vetoed."""
+        values = self.results.done[self._scores_key(plain, prompt, reward)]["values"]
+        return [float("nan") if value is None else value for value in values]
+
+    def search(self, strategy: str, prompt: int, seed: int) -> Row:
+        """Return what a strategy found."""
+        return self.results.done[self._search_key(strategy, prompt, seed)]
+
+    def _missing(self, tasks: Iterator[tuple[str, Callable[[], Row]]]) -> Iterator[Callable[[], None]]:
+        for key, make in tasks:
+            if key not in self.results.done:
+                yield lambda key=key, make=make: self._write(key, make())  # type: ignore[misc]
+
+    def _write(self, key: str, row: Row) -> None:
+        with self._lock:
+            self.results.write(key, row)
+
+    def _pools(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        for plain in self.plain:
+            for prompt in range(len(self.prompts)):
+                yield self._pool_key(plain, prompt), lambda p=plain, i=prompt: self._draw_pool(p, i)  # type: ignore[misc]
+
+    def _searches(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        for seed in self.seeds:
+            for prompt in range(len(self.prompts)):
+                for name in self.strategies:
+                    key = self._search_key(name, prompt, seed)
+                    yield key, lambda n=name, i=prompt, s=seed: self._search(n, i, s)  # type: ignore[misc]
+
+    def _scores(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        for plain in self.plain:
+            for prompt in range(len(self.prompts)):
+                for reward in (self.reward, *self.held_out.values()):
+                    key = self._scores_key(plain, prompt, reward)
+                    yield key, lambda p=plain, i=prompt, r=reward: self._score_pool(p, i, r)  # type: ignore[misc]
+
+    def _about(self, prompt: int) -> tuple[Any, ...]:
+        return (self.model.name, list(self.prompts[prompt]), self.max_tokens)
+
+    def _pool_key(self, plain: str, prompt: int) -> str:
+        return result_key("pool", *self._about(prompt), repr(self.plain[plain]), self.pool_size)
+
+    def _scores_key(self, plain: str, prompt: int, reward: Reward) -> str:
+        return result_key("scores", self._pool_key(plain, prompt), reward.fingerprint)
+
+    def _search_key(self, name: str, prompt: int, seed: int) -> str:
+        settings = self.strategies[name].model_dump(exclude_none=True)
+        held_out = {name: reward.fingerprint for name, reward in self.held_out.items()}
+        return result_key(
+            "search", *self._about(prompt), settings, self.reward.fingerprint, held_out, self.budget, seed
+        )
+
+    def _draw_pool(self, plain: str, prompt: int) -> Row:
+        engine, tokens = engine_for(self.model), self.model.encode(self.prompts[prompt])
+        started, rollouts = time.monotonic(), []
+        limits = SearchSettings(max_tokens=self.max_tokens).make_limits()
+        prefix = engine.prefill(tokens)
+        root = root_seed(0, tokens)
+        for start in range(0, self.pool_size, _POOL_ROUND):
+            rows = range(min(_POOL_ROUND, self.pool_size - start))
+            sampling = self.plain[plain]
+            proposals = [Proposal(seed=row_seed(root, start // _POOL_ROUND, row), sampling=sampling) for row in rows]
+            rollouts += engine.rollout(prefix, proposals, limits)
+        return {
+            "kind": "pool",
+            "plain": plain,
+            "prompt": prompt,
+            "seconds": time.monotonic() - started,
+            "texts": [rollout.text for rollout in rollouts],
+            "tokens": [len(rollout.tokens) for rollout in rollouts],
+            "forward_tokens": [rollout.forward_tokens for rollout in rollouts],
+            "log_probs": [float(rollout.tokens.log_prob.sum()) for rollout in rollouts],
+        }
+
+    def _score_pool(self, plain: str, prompt: int, reward: Reward) -> Row:
+        messages = self.prompts[prompt]
+        candidates = [Candidate(messages=messages, text=text) for text in self.pool(plain, prompt)["texts"]]
+        started, scores = time.monotonic(), reward.session().score(candidates)
+        return {
+            "kind": "scores",
+            "reward": reward.name,
+            "prompt": prompt,
+            "seconds": time.monotonic() - started,
+            "values": [score.value if score.usable else None for score in scores],
+        }
+
+    def _search(self, name: str, prompt: int, seed: int) -> Row:
+        settings = self.strategies[name].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
+        messages = self.prompts[prompt]
+        request = Request(
+            messages=messages,
+            prompt_tokens=self.model.encode(messages),
+            limits=settings.make_limits(),
+            seed=seed,
+        )
+        started = time.monotonic()
+        alignment = settings.make_aligner(engine_for(self.model), self.reward).align(request)
+        best, steps = None, []
+        for drawn, response in enumerate(alignment.responses, start=1):
+            if response.score.usable and (best is None or response.reward > best.reward):
+                best = response
+                steps.append((drawn, best))
+        outside = {
+            key: [score.value for score in reward.score([response.candidate for _, response in steps])]
+            for key, reward in self.held_out.items()
+        }
+        return {
+            "kind": "search",
+            "strategy": name,
+            "prompt": prompt,
+            "seed": seed,
+            "seconds": time.monotonic() - started,
+            "forward_tokens": [response.rollout.forward_tokens for response in alignment.responses],
+            "ess": [round_.ess for round_ in alignment.rounds],
+            "distinct": len({response.text for response in alignment.responses}),
+            "rounds": [
+                {"responses": len(r.responses), "mean_reward": r.mean_reward, "seconds": r.seconds}
+                for r in alignment.rounds
+            ],
+            "best": [
+                {
+                    "drawn": drawn,
+                    "reward": response.reward,
+                    "text": response.text,
+                    "tokens": len(response.rollout.tokens),
+                    "log_prob": response.log_prob,
+                    "kl_to_base": response.kl_to_base,
+                    "held_out": {key: values[i] for key, values in outside.items()},
+                }
+                for i, (drawn, response) in enumerate(steps)
+            ],
+        }
