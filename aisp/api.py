@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from aisp.engines import Progress, engine_for
 from aisp.errors import ConfigurationError
 from aisp.models import DEFAULT_MODEL, LoadedModel, load
 from aisp.records import Message
-from aisp.rewards import Reward
+from aisp.rewards import Preferences, Reward
 from aisp.settings import SearchSettings
 from aisp.trace import Alignment, Round
 
@@ -22,6 +22,7 @@ def align(
     *,
     rewards: Reward | None = None,
     model: Any = DEFAULT_MODEL,
+    preferences: Preferences | Mapping[str, float] | None = None,
     reference: Any = None,
     on_round: Callable[[Round], None] | None = None,
     progress: Progress | None = None,
@@ -33,6 +34,7 @@ def align(
         prompt: The user's text, or OpenAI-style messages.
         rewards: What scores; None draws one plain sample.
         model: What `aisp.models.load` takes.
+        preferences: Weights of the rewards' parts, by name.
         reference: What rewards are given as `reference`.
         on_round: Called with each round as it ends.
         progress: Called between decode steps with the number of new tokens.
@@ -53,6 +55,8 @@ def align(
     except ValidationError as error:
         raise ConfigurationError(str(error)) from error
     messages: Sequence[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if preferences is not None:
+        rewards = Preferences.of(preferences).apply(rewards)
     loaded: LoadedModel = load(model)
     aligner = search.make_aligner(engine_for(loaded), rewards)
     request = Request(

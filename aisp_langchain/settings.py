@@ -9,6 +9,7 @@ from typing import Any
 from aisp.errors import ConfigurationError
 from aisp.forms import Form, make_form
 from aisp.rewards.base import Reward
+from aisp.rewards.preferences import Preferences
 from aisp.settings import SearchSettings, override
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.tools import read_tools
@@ -16,7 +17,7 @@ from aisp_langchain.tools import read_tools
 SEARCH_FIELDS = frozenset(SearchSettings.model_fields)
 FORM_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "strict"})
 # `stream` is core's own switch between `invoke` and `stream`; it reaches the model only to be ignored.
-OTHER_FIELDS = frozenset({"model", "rewards", "reference_outputs", "template_kwargs", "stream"})
+OTHER_FIELDS = frozenset({"model", "rewards", "preferences", "reference_outputs", "template_kwargs", "stream"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ def read_call(
         raise ConfigurationError(f"a call got {', '.join(unknown)}; expected any of {known}, stop")
     if "rewards" in given:
         reward = None if given["rewards"] is None else as_reward(given["rewards"])
+    if given.get("preferences") is not None:
+        reward = Preferences.of(given["preferences"]).apply(reward)
     return Call(
         search=override(own, given),
         reward=reward,

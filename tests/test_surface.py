@@ -9,6 +9,7 @@ import aisp.models
 import aisp.rewards
 import aisp.strategies
 import aisp_langchain
+import aisp_langchain.rewards
 import aisp_llamaindex
 
 
@@ -27,13 +28,25 @@ def test_names():
     ]
     assert sorted(aisp_langchain.__all__) == ["AISPChatModel", "__version__", "as_reward"]
     assert sorted(aisp_llamaindex.__all__) == ["AISPLLM", "__version__", "as_reward"]
+    assert sorted(aisp_langchain.rewards.__all__) == [
+        "Preferences",
+        "Reward",
+        "as_reward",
+        "minimum",
+        "normalize",
+        "product",
+        "veto",
+        "when",
+    ]
     assert sorted(aisp.rewards.__all__) == [
         "Avoids",
         "Classifier",
         "Contains",
         "FunctionReward",
         "Length",
+        "Preferences",
         "Regex",
+        "Remote",
         "Reward",
         "Sentiment",
         "ValidJSON",
@@ -55,6 +68,7 @@ def test_every_public_name_is_there():
         aisp.rewards,
         aisp_langchain,
         aisp_llamaindex,
+        aisp_langchain.rewards,
     ):
         for name in package.__all__:
             assert getattr(package, name) is not None

@@ -9,6 +9,8 @@ from aisp.rewards.algebra import minimum, normalize, product, veto, when
 from aisp.rewards.base import Reward
 from aisp.rewards.classifier import Classifier
 from aisp.rewards.function import FunctionReward
+from aisp.rewards.preferences import Preferences
+from aisp.rewards.remote import Remote
 from aisp.rewards.rules import Avoids, Contains, Length, Regex, ValidJSON
 from aisp.rewards.sentiment import Sentiment
 
@@ -18,7 +20,9 @@ __all__ = [
     "Contains",
     "FunctionReward",
     "Length",
+    "Preferences",
     "Regex",
+    "Remote",
     "Reward",
     "Sentiment",
     "ValidJSON",

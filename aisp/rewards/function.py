@@ -79,6 +79,32 @@ class FunctionReward(Reward):
         return self.function(*given.values()) if self._by_place else self.function(**given)
 
 
+class BatchReward(Reward):
+    """Scores with a function of all candidates at once, sync.
+
+    Args:
+        function: Takes a sequence of candidates, and returns a number for each.
+        version: See `FunctionReward`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Sequence[Candidate]], Sequence[Verdict]],
+        *,
+        version: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.function = function
+        self._version = version or uuid.uuid4().hex
+
+    def config(self) -> Mapping[str, Any]:
+        return {"version": self._version}
+
+    def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
+        return self.function(candidates)
+
+
 def bind(function: Callable[..., Any], binders: Binders) -> dict[str, Callable[[Candidate], Any]]:
     """Return what each parameter of a function is to be given.
 

@@ -31,8 +31,8 @@ from aisp.strategies.base import Info, Setting
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
 
-# What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is between
-# prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so that the first guess errs on the gentle side.
+# What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
+# between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
 
 

@@ -1,7 +1,9 @@
-"""Rewards from what LangChain's users have: functions of messages, and Runnables."""
+"""Rewards as LangChain's users have them: Runnables, functions of messages, evaluators, judges."""
 
 from __future__ import annotations
 
+from aisp.rewards.preferences import Preferences
 from aisp_langchain.rewards.coerce import as_reward
+from aisp_langchain.rewards.runnable import Reward, minimum, normalize, product, veto, when
 
-__all__ = ["as_reward"]
+__all__ = ["Preferences", "Reward", "as_reward", "minimum", "normalize", "product", "veto", "when"]

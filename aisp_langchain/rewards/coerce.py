@@ -5,45 +5,66 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda, RunnableSequence
 from langchain_core.runnables.base import RunnableParallel
 
 from aisp.errors import ConfigurationError
-from aisp.records import Candidate, Message, Score
+from aisp.records import Candidate
 from aisp.rewards.algebra import Sum
 from aisp.rewards.base import Reward, Verdict
-from aisp.rewards.function import BINDERS, Binders, FunctionReward
+from aisp.rewards.classifier import Classifier
+from aisp.rewards.function import BINDERS, BatchReward, Binders, FunctionReward, last_user_text
 from aisp.rewards.loop import run
+from aisp_langchain.rewards.evaluators import example_of, inputs_of, outputs_of, payload_of, run_of, to_verdict
 
 LANGCHAIN_BINDERS: Binders = {
     **BINDERS,
     "inputs": lambda candidate: inputs_of(candidate),
     "outputs": lambda candidate: outputs_of(candidate),
     "reference_outputs": lambda candidate: candidate.reference,
+    "run": lambda candidate: run_of(candidate),
+    "example": lambda candidate: example_of(candidate),
 }
 """What a reward function's parameters may be called here: those of `aisp`, and LangChain's evaluators' names."""
+
+_EXPECTED = (
+    "a reward, a function of `outputs` (also of `run` and `example`, or of `prompts` and `completions`), an openevals "
+    "or LangSmith evaluator, a Runnable, a text-classification pipeline, a checkpoint's folder or hub id, a (model, "
+    "tokenizer) pair, a cross-encoder, or a mapping of names to these"
+)
 
 
 def as_reward(source: Any, *, name: str | None = None) -> Reward:
     """Return a reward.
 
     Args:
-        source: A reward of `aisp`; a function, sync or async, with any of `outputs` (an AIMessage), `inputs` (the
-            prompt's messages) and `reference_outputs` as parameters, or those of `aisp.rewards.FunctionReward`; a
-            Runnable that takes a mapping of those three; a mapping of names to any of these, or a sequence of them:
-            their sum.
+        source: One of
+
+            - a reward of `aisp` or of `aisp_langchain.rewards`;
+            - a function, sync or async, with any of `outputs` (an AIMessage), `inputs` (the prompt's messages) and
+              `reference_outputs` as parameters, as openevals' evaluators have, or those of
+              `aisp.rewards.FunctionReward`; LangSmith's `run` and `example`; or TRL's `completions` and `prompts`,
+              which are given all candidates at once, as lists of messages;
+            - an object with `evaluate_run(run, example)`, as LangSmith's evaluators;
+            - a Runnable that takes a mapping of `inputs`, `outputs` and `reference_outputs`;
+            - a text-classification pipeline of transformers, a (model, tokenizer) pair, a path or a hub id of a
+              sequence classifier; an object with `predict(pairs)`, as sentence-transformers' cross-encoders;
+            - a mapping of names to any of these, or a sequence of them: their sum.
         name: Of the part in traces.
 
     Raises:
         ConfigurationError: What can't be made a reward.
     """
+    from aisp_langchain.rewards.runnable import Reward as RewardRunnable
+
+    if isinstance(source, RewardRunnable):
+        source = source.reward
     if isinstance(source, Reward):
         return source if name is None else _renamed(source, name)
     if isinstance(source, Mapping):
@@ -53,18 +74,81 @@ def as_reward(source: Any, *, name: str | None = None) -> Reward:
     if isinstance(source, BaseLanguageModel):
         raise ConfigurationError(
             f"rewards is the language model {type(source).__name__}, which says something and scores nothing; build a "
-            "judge of it: a function, or a chain of a prompt, the model and a parser, that returns a number"
+            "judge of it: aisp_langchain.rewards.RubricJudge, a function, or a chain of a prompt, the model and a "
+            "parser, that returns a number"
         )
     if isinstance(source, Runnable):
         return RunnableReward(source, name=name)
+    model = _model_reward(source, name)
+    if model is not None:
+        return model
     if isinstance(source, Sequence) and not isinstance(source, str) and source:
         return Sum(*(as_reward(part) for part in source))
+    if hasattr(source, "evaluate_run"):
+        evaluate = source.evaluate_run
+        own = name or type(source).__name__.lower()
+        return FunctionReward(
+            lambda run, example: to_verdict(evaluate(run, example)), name=own, binders=LANGCHAIN_BINDERS
+        )
     if callable(source):
+        if "completions" in _parameters(source):
+            return BatchReward(_of_trl(source), name=name or getattr(source, "__name__", "function"))
         return FunctionReward(_readable(source), name=name, binders=LANGCHAIN_BINDERS)
-    raise ConfigurationError(
-        f"rewards is {source!r}; expected a reward of aisp.rewards, a function of `outputs`, a Runnable, or a "
-        "mapping of names to these"
-    )
+    raise ConfigurationError(f"rewards is {source!r}; expected {_EXPECTED}")
+
+
+def _model_reward(source: Any, name: str | None) -> Reward | None:
+    """Return the reward of a model that scores; None if it is none."""
+    named: dict[str, Any] = {} if name is None else {"name": name}
+    if isinstance(source, Path) or (isinstance(source, str) and ("/" in source or Path(source).is_dir())):
+        return Classifier(source, **named)
+    if getattr(source, "task", None) in ("text-classification", "sentiment-analysis"):
+        return Classifier(source.model, tokenizer=source.tokenizer, **named)
+    if isinstance(source, tuple) and len(source) == 2 and hasattr(source[0], "config") and hasattr(source[1], "encode"):
+        return Classifier(source[0], tokenizer=source[1], **named)
+    if callable(getattr(source, "predict", None)) and not isinstance(source, type):
+
+        def predict(candidates: Sequence[Candidate]) -> Sequence[float]:
+            pairs = [(last_user_text(candidate), candidate.text) for candidate in candidates]
+            return [float(value) for value in source.predict(pairs)]
+
+        return BatchReward(predict, name=name or type(source).__name__.lower())
+    return None
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _of_trl(function: Callable[..., Any]) -> Callable[[Sequence[Candidate]], Sequence[Verdict]]:
+    """Wrap a reward function of TRL's convention: lists of conversations in, a list of numbers out.
+
+    Raises:
+        ConfigurationError: It wants columns of a data set, which a search has none of.
+    """
+    parameters = _parameters(function)
+    known = {"completions", "prompts"}
+    wanted = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if set(wanted) - known:
+        columns = ", ".join(sorted(set(wanted) - known))
+        raise ConfigurationError(
+            f"a batch reward function wants {columns}, columns of a data set; here there are prompts and completions"
+        )
+
+    def score(candidates: Sequence[Candidate]) -> Sequence[Verdict]:
+        given = {
+            "prompts": [[dict(message) for message in candidate.messages] for candidate in candidates],
+            "completions": [[{"role": "assistant", "content": candidate.text}] for candidate in candidates],
+        }
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return list(function(**{k: v for k, v in given.items() if takes_all or k in parameters}))
+
+    return score
 
 
 class RunnableReward(Reward):
@@ -120,59 +204,10 @@ def async_only(runnable: Runnable[Any, Any]) -> bool:
     return isinstance(runnable, RunnableBinding) and async_only(runnable.bound)
 
 
-def to_verdict(result: Any) -> Verdict:
-    """Return a verdict from what evaluators return: a number, or a mapping or object with `score` and `comment`."""
-    if isinstance(result, Mapping):
-        if "score" not in result:
-            raise ConfigurationError(
-                f"a reward returned a mapping of {', '.join(map(str, result)) or 'nothing'}; expected a score"
-            )
-        score, comment = result["score"], result.get("comment")
-    elif not isinstance(result, Score) and hasattr(result, "score"):
-        score, comment = result.score, getattr(result, "comment", None)
-    else:
-        return result  # type: ignore[no-any-return]
-    return score if comment is None or score is None else Score(value=float(score), comment=str(comment))
-
-
-def payload_of(candidate: Candidate) -> dict[str, Any]:
-    """Return what a Runnable that scores is given."""
-    return {
-        "inputs": inputs_of(candidate),
-        "outputs": outputs_of(candidate),
-        "reference_outputs": candidate.reference,
-    }
-
-
-def inputs_of(candidate: Candidate) -> list[BaseMessage]:
-    """Return the prompt's messages."""
-    return list(convert_to_messages([_with_json_arguments(message) for message in candidate.messages]))
-
-
-def outputs_of(candidate: Candidate) -> AIMessage:
-    """Return the response as a message."""
-    calls = [{**call, "type": "tool_call"} for call in candidate.tool_calls]
-    invalid = [{**call, "type": "invalid_tool_call"} for call in candidate.invalid_tool_calls]
-    return AIMessage(content=candidate.text, tool_calls=calls, invalid_tool_calls=invalid)
-
-
 def _renamed(reward: Reward, name: str) -> Reward:
     clone = copy.copy(reward)
     clone.name = name
     return clone
-
-
-def _with_json_arguments(message: Message) -> dict[str, Any]:
-    """Write the arguments of tool calls as JSON again, which LangChain reads."""
-    calls = [
-        {**call, "function": {**call["function"], "arguments": _json(call["function"]["arguments"])}}
-        for call in message.get("tool_calls") or ()
-    ]
-    return {**message, "tool_calls": calls} if calls else dict(message)
-
-
-def _json(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
