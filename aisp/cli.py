@@ -196,3 +196,37 @@ def bench_quality(
             concurrency=concurrency,
             out=out,
         )
+
+
+@bench_app.command("tools")
+def bench_tools(
+    model: ModelOption = "qwen2.5-coder-0.5b",
+    strategy: Annotated[list[str], typer.Option(help="To compare; may be given several times.")] = [  # noqa: B006
+        "best_of_n",
+        "tilted_restart",
+    ],
+    budget: Annotated[int, typer.Option(help="Responses generated and scored, a request.")] = 16,
+    num_samples: Annotated[int, typer.Option(help="Of them, in a round.")] = 4,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 48,
+    seeds: Annotated[int, typer.Option(help="Searches a request and strategy.")] = 1,
+    limit: Annotated[Optional[int], typer.Option(help="Only so many of the requests.")] = None,  # noqa: UP045
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="JSONL: a row each, with the calls.")] = None,  # noqa: UP045
+) -> None:
+    """Count how often the right tool is called: by the model alone, and chosen by a rule that doesn't know it."""
+    with _readable_errors():
+        from aisp.bench.tools.command import run_tools
+
+        run_tools(
+            model,
+            strategy,
+            budget=budget,
+            num_samples=num_samples,
+            max_tokens=max_tokens,
+            seeds=seeds,
+            limit=limit,
+            dtype=dtype,
+            device=device,
+            out=out,
+        )

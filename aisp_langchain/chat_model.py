@@ -303,14 +303,14 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     ) -> AIMessage:
         call = read_call(self, self.rewards, self.template_kwargs, given)
         loaded = self._load(call.model)
-        openai = to_openai(messages)
-        request = Request(
-            messages=openai,
-            prompt_tokens=call.form.encode(loaded, openai, call.template),
-            limits=call.search.make_limits(stop, cancel),
-            seed=call.search.seed,
+        request = call.form.request(
+            loaded,
+            to_openai(messages),
+            call.search,
+            template=call.template,
+            stop=stop,
+            cancel=cancel,
             reference=call.reference,
-            grammar=call.form.grammar(loaded),
         )
         aligner = call.search.make_aligner(_engine_for(loaded), call.reward, call.form.parse)
         alignment = _align(aligner, request, audience, traced=self.trace_rewards)

@@ -32,7 +32,6 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from aisp.aligner import Request
 from aisp.errors import ConfigurationError
 from aisp.forms import make_form
 from aisp.models import DEFAULT_MODEL, LoadedModel
@@ -236,14 +235,14 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
             to_openai_tools(given.get("tools") or ()),
             **{name: given.get(name) for name in ("tool_choice", "parallel_tool_calls", "response_format")},
         )
-        loaded, openai = self._load(), to_openai(messages)
-        request = Request(
-            messages=openai,
-            prompt_tokens=form.encode(loaded, openai, {**self.template_kwargs, **(given.get("template_kwargs") or {})}),
-            limits=search.make_limits(cancel=cancel),
-            seed=search.seed,
+        loaded = self._load()
+        request = form.request(
+            loaded,
+            to_openai(messages),
+            search,
+            template={**self.template_kwargs, **(given.get("template_kwargs") or {})},
+            cancel=cancel,
             reference=given.get("reference"),
-            grammar=form.grammar(loaded),
         )
         from aisp.engines import engine_for
 

@@ -2,11 +2,13 @@
 
 tools, tool_choice, response_format --make_form--> Form
 Form.encode -> prompt tokens       Form.grammar -> what decoding is held to       Form.parse -> a candidate
+Form.request -> both, with limits and seed: what an aligner is asked for
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from aisp.forms.schemas import untitled
 from aisp.forms.templates import Messages, encode, traits_of
 from aisp.forms.tools import Tool, name_of, read_choice
 from aisp.records import Candidate, Rollout
+from aisp.settings import SearchSettings
 
 _ASK_FOR_JSON = "Answer with one JSON object that follows this JSON schema, and with nothing else:\n{schema}"
 
@@ -91,6 +94,41 @@ class Form:
                 "free to call; use a JSON schema, or tool_choice='none'"
             )
         return free_grammar(tools, style, parallel=self.parallel, answer=self.response.source)
+
+    def request(
+        self,
+        loaded: Any,
+        messages: Messages,
+        search: SearchSettings,
+        *,
+        template: Mapping[str, Any] | None = None,
+        stop: Sequence[str] | None = None,
+        cancel: threading.Event | None = None,
+        reference: Any = None,
+    ) -> Request:
+        """Return what the aligner is asked for: messages as tokens, and what decoding is held to.
+
+        Args:
+            loaded: A loaded model.
+            messages: OpenAI-style.
+            search: Its limits and seed are the request's; the clock of its timeout starts now.
+            template: Variables of the chat template.
+            stop: Strings that end a response, in place of the search's.
+            cancel: Ends the search once it is set.
+            reference: What rewards are given as `reference`.
+
+        Raises:
+            PromptError: The template can't hold the messages.
+            ConfigurationError: Tools and a format that can't be had together.
+        """
+        return Request(
+            messages=messages,
+            prompt_tokens=self.encode(loaded, messages, template or {}),
+            limits=search.make_limits(stop, cancel),
+            seed=search.seed,
+            reference=reference,
+            grammar=self.grammar(loaded),
+        )
 
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
         """Return what rewards and the caller see of a response."""
