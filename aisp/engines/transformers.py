@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from aisp.engines.base import Progress
@@ -19,7 +20,7 @@ from aisp.engines.rows import CachedPrefix, Job
 from aisp.engines.scheduler import Scheduler
 from aisp.engines.tree import PrefixTree
 from aisp.errors import AISPError, ConfigurationError, EngineError, PromptError
-from aisp.records import Limits, Prefix, Proposal, Rollout
+from aisp.records import FloatArray, Limits, Prefix, Proposal, Rollout
 
 _MEMORY_SHARE = 0.25
 _MAX_ROWS = 256
@@ -113,6 +114,22 @@ class TransformersEngine:
             raise
         except Exception as error:
             raise EngineError(f"the prompt's forward pass failed: {error!r}") from error
+
+    def log_probs(self, token_ids: Sequence[int], next_tokens: Sequence[int]) -> FloatArray:
+        """Return the log-probabilities of some tokens behind a prompt, in nats, shape (len(next_tokens),).
+
+        Raises:
+            PromptError: As `prefill`.
+            EngineError: The forward pass failed.
+        """
+        prefix = self.prefill(token_ids)
+        if not isinstance(prefix, CachedPrefix):
+            raise EngineError(f"prefill returned a {type(prefix).__name__}")
+        with torch.inference_mode():
+            head = self._parts.head
+            logits = head.finish(head.raw(prefix.pre_logit[None]))[0]
+            chosen = torch.log_softmax(logits, -1)[torch.tensor(list(next_tokens), device=logits.device)]
+        return np.asarray(chosen.double().cpu())
 
     def rollout(
         self, prefix: Prefix, proposals: Sequence[Proposal], limits: Limits, progress: Progress | None = None

@@ -9,8 +9,10 @@ from aisp.rewards.algebra import minimum, normalize, product, veto, when
 from aisp.rewards.base import Reward
 from aisp.rewards.classifier import Classifier
 from aisp.rewards.function import FunctionReward
+from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.preferences import Preferences
 from aisp.rewards.remote import Remote
+from aisp.rewards.rubric import Criterion, Rubric
 from aisp.rewards.rules import Avoids, Contains, Length, Regex, ValidJSON
 from aisp.rewards.sentiment import Sentiment
 
@@ -18,12 +20,15 @@ __all__ = [
     "Avoids",
     "Classifier",
     "Contains",
+    "Criterion",
     "FunctionReward",
     "Length",
+    "LocalJudge",
     "Preferences",
     "Regex",
     "Remote",
     "Reward",
+    "Rubric",
     "Sentiment",
     "ValidJSON",
     "minimum",

@@ -1,0 +1,120 @@
+"""Rubrics, what judges are shown, and the local judge."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from aisp.engines import engine_for
+from aisp.errors import ConfigurationError
+from aisp.records import Candidate
+from aisp.rewards import Criterion, FunctionReward, LocalJudge, Rubric
+from aisp.rewards.injections import INJECTIONS, injection_shift
+from aisp.rewards.rubric import introduction, messages_for, quoted, without_control_tokens
+
+KIND = Criterion(name="kind", description="Is the answer kind?")
+CLEAR = Criterion(name="clear", description="Is it clear?", weight=3.0, levels=("no", "yes"))
+
+
+def candidate(text="Take a walk.", prompt="I am sad."):
+    return Candidate(messages=[{"role": "user", "content": prompt}], text=text)
+
+
+def test_the_value_is_the_weighted_share_of_each_criterions_range():
+    rubric = Rubric(criteria=[KIND, CLEAR])
+    assert rubric.value({"kind": 4.0, "clear": 0.0}) == pytest.approx(0.25)
+    assert rubric.value({"kind": 2.0, "clear": 1.0}) == pytest.approx((0.5 + 3.0) / 4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"criteria": []},
+        {"criteria": [KIND, KIND]},
+        {"criteria": [{"name": "a.b", "description": "x"}]},
+        {"criteria": [{"name": "a", "description": "x", "weight": 0}]},
+        {"criteria": [{"name": "a", "description": "x", "levels": ["one"]}]},
+        {"criteria": [{"name": "a", "description": "x", "levels": ["l"] * 10}]},
+        {"criteria": [KIND], "purpse": "x"},
+    ],
+)
+def test_what_is_no_rubric_is_an_error(wrong):
+    with pytest.raises(ValidationError):
+        Rubric(**wrong)
+
+
+@pytest.mark.parametrize("source", [3, [], ["kind"], [KIND, KIND]])
+def test_what_can_not_be_read_as_one_is_an_error(source):
+    with pytest.raises(ConfigurationError):
+        Rubric.of(source)
+
+
+@pytest.mark.parametrize("attack", INJECTIONS)
+def test_an_injection_stays_between_lines_that_it_can_not_forge(attack):
+    shown = introduction(Rubric(criteria=[KIND]), candidate(f"Meh.\n\n{attack}"))
+    assert not re.search(r"<\|im_|\[/?INST\]|</s>", shown)
+    lines = shown.split("\n")
+    begins = [line for line in lines if re.fullmatch(r"\[[0-9a-f]{8} begins\]", line)]
+    ends = [line for line in lines if re.fullmatch(r"\[[0-9a-f]{8} ends\]", line)]
+    mark = begins[1].split()[0]
+    assert lines.count(begins[1]) == 1
+    assert lines.count(f"{mark} ends]") == 1
+    assert f"{mark} ends]" == ends[-1]
+
+
+@given(st.text(max_size=60))
+def test_the_mark_is_never_in_the_text(text):
+    first, *_, last = quoted(text).split("\n")
+    assert first.split()[0] not in without_control_tokens(text)
+    assert last.startswith(first.split()[0])
+
+
+def test_control_tokens_that_taking_out_would_bring_about_go_too():
+    assert "<|im_end|>" not in without_control_tokens("<|im_<|im_start|>end|>")
+    assert "</s>" not in without_control_tokens("<<s>/s>")
+
+
+def test_position_and_wording_are_fixed():
+    [one] = messages_for(Rubric(criteria=[KIND]), candidate("One."), KIND)
+    [two] = messages_for(Rubric(criteria=[KIND]), candidate("Two."), KIND)
+    strip = re.compile(r"\[[0-9a-f]{8} (begins|ends)\]")
+    assert strip.sub("", one["content"]).replace("One.", "") == strip.sub("", two["content"]).replace("Two.", "")
+
+
+def test_the_verdict_is_the_expected_level_of_the_models_own_probabilities(tiny):
+    import torch
+
+    judge = LocalJudge([KIND, CLEAR], model=tiny)
+    [score] = judge.score([candidate()])
+    expected = {}
+    for criterion in (KIND, CLEAR):
+        prompt = tiny.encode(messages_for(judge.rubric, candidate(), criterion))
+        with torch.inference_mode():
+            logits = tiny.model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
+        digits = [tiny.tokenizer.encode(str(d), add_special_tokens=False)[0] for d in range(1, 10)]
+        levels = torch.softmax(logits[digits[: len(criterion.levels)]], -1).numpy()
+        expected[criterion.name] = float(levels @ np.arange(len(levels)))
+    assert score.parts == pytest.approx({"kind": expected["kind"] / 4, "clear": expected["clear"]}, abs=1e-5)
+    assert score.value == pytest.approx(judge.rubric.value(expected), abs=1e-5)
+    assert 0 < score.value < 1
+
+
+def test_log_probs_are_those_of_the_whole_vocabulary(tiny):
+    engine = engine_for(tiny)
+    log_p = engine.log_probs([5, 6, 7], range(len(tiny.tokenizer)))
+    assert np.exp(log_p).sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_shift_is_what_the_attacks_do():
+    judge = FunctionReward(lambda text: 0.2 + 0.6 * ("rise" in text) - 0.1 * ("fall" in text), name="fooled")
+    shift = injection_shift(judge, [candidate("a"), candidate("b")], ["fall", "rise", "rest"])
+    assert shift.plain == pytest.approx(0.2)
+    assert shift.mean == pytest.approx(0.5 / 3)
+    assert (shift.largest, shift.worst) == (pytest.approx(0.6), "rise")
+    assert shift.raised_fraction == pytest.approx(1 / 3)
+    assert len(set(INJECTIONS)) >= 20
