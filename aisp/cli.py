@@ -210,6 +210,7 @@ def bench_tools(
     max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 48,
     seeds: Annotated[int, typer.Option(help="Searches a request and strategy.")] = 1,
     limit: Annotated[Optional[int], typer.Option(help="Only so many of the requests.")] = None,  # noqa: UP045
+    concurrency: Annotated[int, typer.Option(help="Searches in flight at once.")] = 4,
     dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
     device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="JSONL: a row each, with the calls.")] = None,  # noqa: UP045
@@ -226,6 +227,7 @@ def bench_tools(
             max_tokens=max_tokens,
             seeds=seeds,
             limit=limit,
+            concurrency=concurrency,
             dtype=dtype,
             device=device,
             out=out,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,6 +68,7 @@ def run_tools(
     max_tokens: int,
     seeds: int,
     limit: int | None,
+    concurrency: int = 4,
     dtype: str | None = None,
     device: str | None = None,
     out: Path | None = None,
@@ -73,6 +76,7 @@ def run_tools(
     """Answer every request in every way and print the shares of right calls.
 
     Args:
+        concurrency: Searches in flight at once; they share the engine's batch, and `seconds` counts each in full.
         out: JSONL with a row each; those that are there, of the same model and numbers, are not run again.
 
     Raises:
@@ -81,8 +85,8 @@ def run_tools(
     """
     from aisp.models import load
 
-    if seeds < 1 or (limit is not None and limit < 1):
-        raise ConfigurationError(f"seeds is {seeds} and limit {limit}; expected numbers >= 1")
+    if min(seeds, concurrency, 1 if limit is None else limit) < 1:
+        raise ConfigurationError(f"seeds is {seeds}, concurrency {concurrency}, limit {limit}; expected numbers >= 1")
     arms = _arms(strategies, budget=budget, num_samples=num_samples, max_tokens=max_tokens)
     tasks = load_tasks()
     # Spread over the file, which is sorted by tool.
@@ -93,18 +97,21 @@ def run_tools(
         for name, search in arms.items()
         for seed in range(1 if name == ALONE else seeds)
     ]
-    there = _there(out)
+    there, writing = _there(out), Lock()
     bench = Bench(model, load(model, dtype=dtype, device=device))
-    rows = []
-    with Progress(transient=True) as progress:
-        for task, arm, search in progress.track(asked, description="requests"):
-            row = there.get(_key(arm, task.prompt, bench.settings(search)))
-            if row is None:
-                row = bench.answer(task, arm, search)
-                if out is not None:
-                    with out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-            rows.append(row)
+
+    def answered(asked: tuple[Task, str, SearchSettings]) -> Row:
+        task, arm, search = asked
+        row = there.get(_key(arm, task.prompt, bench.settings(search)))
+        if row is None:
+            row = bench.answer(task, arm, search)
+            if out is not None:
+                with writing, out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        return row
+
+    with ThreadPoolExecutor(concurrency) as threads, Progress(transient=True) as progress:
+        rows = list(progress.track(threads.map(answered, asked), total=len(asked), description="requests"))
     _report(rows, chosen, Console())
     return rows
 
