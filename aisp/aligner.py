@@ -10,11 +10,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from aisp.engines.base import Engine, Progress
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
-from aisp.noise import fresh_seed, root_seed
+from aisp.noise import fresh_seed, root_seed, row_seed
 from aisp.plan import Plan
 from aisp.records import Candidate, Limits, Message, Rollout, Score
+from aisp.selection import Best, Selection, choose
 from aisp.strategies.base import Info, Setting, Strategy
 from aisp.trace import Alignment, Cost, Response, Round, StoppedBy, best_of
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from aisp.rewards.base import Reward
 
 Parse = Callable[["Request", Rollout], Candidate]
+
+# The round that a selection rule's draw is seeded as: none that a search gets to.
+_AFTER_ALL = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +100,7 @@ class Aligner:
         plan: How many, in rounds of how many.
         stops: When to end before that.
         parse: Makes a candidate of a rollout.
+        selection: Which response is returned; None for the best.
         kl_budget: A response along which the steering moved the model by more nats than this counts as vetoed; None
             for no limit. What choosing among responses adds is not counted.
 
@@ -110,6 +117,7 @@ class Aligner:
         *,
         stops: Stops | None = None,
         parse: Parse = text_candidate,
+        selection: Selection | None = None,
         kl_budget: float | None = None,
     ) -> None:
         if reward is None and plan.budget > 1:
@@ -123,7 +131,14 @@ class Aligner:
         self.plan = plan
         self.stops = stops or Stops()
         self.parse = parse
+        self.selection = selection or Best()
         self.kl_budget = kl_budget
+
+    @property
+    def name(self) -> str:
+        """What the trace calls the search: the strategy, and the selection rule where it isn't the best response."""
+        rule = self.selection.name
+        return self.strategy.name if isinstance(self.selection, Best) else f"{self.strategy.name}, {rule}"
 
     def align(self, request: Request, progress: Progress | None = None) -> Alignment:
         """Run the search to its end. See `rounds` for what it raises."""
@@ -152,6 +167,7 @@ class Aligner:
                 budget=self.plan.budget,
                 num_samples=self.plan.num_samples,
                 max_tokens=request.limits.max_tokens,
+                partial=self.reward is None or self.reward.partial,
             )
         )
         prefix = self.engine.prefill(request.prompt_tokens)
@@ -207,7 +223,8 @@ class Aligner:
     def _record(self, search: _Search, responses: Sequence[Response], info: Info, seconds: float) -> Round:
         before = search.best
         search.best = best_of(responses, before)
-        search.stale = search.stale + 1 if search.best is before else 0
+        if not all(response.rollout.paused for response in responses):  # blocks of responses are no try
+            search.stale = search.stale + 1 if search.best is before else 0
         round_ = Round(
             index=len(search.rounds),
             responses=tuple(responses),
@@ -236,18 +253,27 @@ class Aligner:
             return "patience"
         return None
 
+    def _selected(self, search: _Search, request: Request) -> Response | None:
+        """Return what the rule takes of all usable responses."""
+        if search.best is None or isinstance(self.selection, Best):
+            return search.best
+        usable = [r for round_ in search.rounds for r in round_.usable if not r.rollout.paused]
+        rng = np.random.default_rng(row_seed(root_seed(search.seed, request.prompt_tokens), _AFTER_ALL, 0))
+        return usable[choose(self.selection, np.array([response.reward for response in usable]), rng)]
+
     def _finish(self, search: _Search, request: Request, stopped_by: StoppedBy) -> Alignment:
         if stopped_by == "deadline" and self.stops.on_timeout == "raise":
             raise DeadlineExceededError(
                 f"the deadline passed after {search.spent} of {self.plan.budget} responses; "
                 'give more time, a smaller budget, or on_timeout="best" to take the best so far'
             )
-        if search.best is None:
+        best = self._selected(search, request) or _best_unfinished(search, stopped_by)
+        if best is None:
             if stopped_by == "cancelled":
                 raise EngineError("cancelled before the first response was complete")
             raise AllCandidatesExcludedError(_why_nothing_is_left(search.rounds))
         return Alignment(
-            best=search.best,
+            best=best,
             rounds=tuple(search.rounds),
             stopped_by=stopped_by,
             cost=Cost(
@@ -256,11 +282,22 @@ class Aligner:
                 prompt_tokens=len(request.prompt_tokens),
                 seconds=time.monotonic() - search.started,
             ),
-            strategy=self.strategy.name,
+            strategy=self.name,
             seed=search.seed,
             budget=self.plan.budget,
             reward=None if self.reward is None else self.reward.name,
         )
+
+
+def _best_unfinished(search: _Search, stopped_by: StoppedBy) -> Response | None:
+    """Return the best of what isn't complete, where the time ran out before anything was."""
+    if stopped_by != "deadline":
+        return None
+    return max(
+        (response for round_ in search.rounds for response in round_.usable),
+        key=lambda response: response.reward,
+        default=None,
+    )
 
 
 def _why_nothing_is_left(rounds: Sequence[Round]) -> str:

@@ -45,7 +45,7 @@ def align(
         list[str], typer.Option(help="As sentiment, 0.5*length:20..40, veto:avoids:sorry; they add up.")
     ] = [],  # noqa: B006
     model: ModelOption = "smollm2-135m",
-    strategy: Annotated[Optional[str], typer.Option(help="tilted_restart, aisp or best_of_n.")] = None,  # noqa: UP045
+    strategy: Annotated[Optional[str], typer.Option(help="tilted_restart, aisp, best_of_n ...")] = None,  # noqa: UP045
     preset: Annotated[Optional[str], typer.Option(help="paper: all of the paper's numbers.")] = None,  # noqa: UP045
     budget: Annotated[Optional[int], typer.Option(help="Responses generated and scored.")] = None,  # noqa: UP045
     num_samples: Annotated[Optional[int], typer.Option(help="Responses a round.")] = None,  # noqa: UP045

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aisp.errors import ConfigurationError
 
 FloatArray = NDArray[np.float64]
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "paused", "cancelled"]
 Message = Mapping[str, Any]
 """An OpenAI-style message: `role`, `content`, and where they apply `name`, `tool_calls`, `tool_call_id`."""
 
@@ -123,6 +123,8 @@ class Proposal:
             one row holds everywhere. None for zero.
         horizon: Leading response tokens that are perturbed; None perturbs all.
         kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
+        pause_after: New tokens after which the response is handed back unfinished, as "paused", for a later proposal
+            to keep and go on with; None to write it to its end.
         grammar: What the response is held to, as `aisp.engines.grammar` reads it; None for nothing. Tokens that it
             forbids count as impossible in `log_prior` and `log_proposal`, though not in `log_prob`.
         measure_scale: Ask for `Rollout.natural_scale`.
@@ -140,6 +142,7 @@ class Proposal:
     shift: NDArray[np.float32] | None = None
     horizon: int | None = None
     kept: Tokens = NO_TOKENS
+    pause_after: int | None = None
     grammar: str | None = None
     measure_scale: bool = False
     measure_unused: bool = False
@@ -160,7 +163,8 @@ class Rollout:
     Args:
         tokens: Every token of the response, kept ones first, the end-of-sequence token (if any) last.
         text: The response's text, without special tokens, cut before a stop string.
-        finish_reason: "stop" (end of sequence or stop string), "length", or "cancelled" (also by the deadline).
+        finish_reason: "stop" (end of sequence or stop string), "length", "paused" (as the proposal asked), or
+            "cancelled" (also by the deadline).
         forward_tokens: Tokens that the model's body was run over for this row, the prompt's not counted.
         unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon, where the
             proposal asked for it.
@@ -169,8 +173,8 @@ class Rollout:
         bag: sum_t W[y_t], float64 of shape (dim,): the tokens' rows of the LM head, which is what a reward that is
             linear in pre-logit space sees of the response. Only where the proposal asked for it.
         score_vectors: W[y_t] - E_q[W] at each position, float32 of shape (length, dim), q being what the token was
-            drawn from: the gradient of its log-probability by u_t, at temperature 1. 0 for kept tokens. Only where the
-            proposal asked for it.
+            drawn from (for a greedy draw, at temperature 1): the temperature times the gradient of its log-probability
+            by u_t. 0 for kept tokens. Only where the proposal asked for it.
     """
 
     tokens: Tokens
@@ -181,6 +185,11 @@ class Rollout:
     natural_scale: float | None = None
     bag: FloatArray | None = None
     score_vectors: NDArray[np.float32] | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the response is to be gone on with."""
+        return self.finish_reason == "paused"
 
 
 @dataclass(frozen=True, kw_only=True)

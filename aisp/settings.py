@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from typing import Any, Literal
@@ -18,18 +17,41 @@ from aisp.errors import ConfigurationError
 from aisp.plan import Plan, make_plan
 from aisp.records import GREEDY, Limits, Sampling
 from aisp.rewards.base import Reward
+from aisp.selection import Best, Pessimistic, Selection, SoftBest
 from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
 from aisp.strategies.base import Strategy
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
+from aisp.strategies.blockwise import Blockwise
+from aisp.strategies.misvo import MISVO
+from aisp.strategies.qalign import QAlign
 from aisp.strategies.tilted_restart import TiltedRestart
 
 DEFAULT_MAX_TOKENS = 256
 
-# The settings that belong to one strategy.
+StrategyName = Literal[
+    "tilted_restart", "aisp", "best_of_n", "soft_best_of_n", "pessimism", "qalign", "blockwise", "misvo"
+]
+
+# Strategies by name, and rules that choose among plain samples: each takes the settings of the same names.
+_STRATEGIES: dict[str, Callable[..., Strategy[Any]]] = {
+    "tilted_restart": TiltedRestart,
+    "qalign": QAlign,
+    "blockwise": Blockwise,
+    "misvo": MISVO,
+}
+_RULES: dict[str, Callable[..., Selection]] = {"soft_best_of_n": SoftBest, "pessimism": Pessimistic}
+
+# The settings that belong to some strategies only.
+_WEIGHING = {"reward_temperature", "target_ess_fraction"}
 _OWN: dict[str, set[str]] = {
     "best_of_n": set(),
-    "aisp": {"preset", "scale", "reward_temperature", "prior_shift", "target_ess_fraction", "horizon"},
+    "aisp": {"preset", "scale", "prior_shift", "horizon", *_WEIGHING},
     "tilted_restart": {"parents", "tilt_nats"},
+    "soft_best_of_n": _WEIGHING,
+    "pessimism": _WEIGHING,
+    "qalign": _WEIGHING,
+    "blockwise": {"beams", "block_tokens"},
+    "misvo": {"step_size", "fisher_penalty"},
 }
 
 
@@ -37,19 +59,25 @@ class SearchSettings(BaseModel):
     """How to search. Unknown names are errors; an explicit number always wins over a preset.
 
     Attributes:
-        strategy: "tilted_restart", "aisp" or "best_of_n". None is "tilted_restart" with rewards ("aisp" where
+        strategy: "tilted_restart", "aisp", "best_of_n", or a rival: "soft_best_of_n" and "pessimism" (which draw one of
+            the plain samples), "qalign", "blockwise", "misvo". None is "tilted_restart" with rewards ("aisp" where
             `preset="paper"` or greedy draws are asked for, which it is made for), and one plain sample without.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
         num_samples: Responses a round, 16 by default.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
         scale: sigma of the perturbation, in units of pre-logits; "auto" calibrates it on the prompt.
-        reward_temperature: lambda, in the reward's unit; "auto" solves for `target_ess_fraction`.
+        reward_temperature: lambda (of "pessimism": beta), in the reward's unit; "auto" solves for
+            `target_ess_fraction`.
         prior_shift: alpha, in [0, 1].
         target_ess_fraction: Effective share of a round's samples that "auto" aims at, in (0, 1].
         horizon: Leading response tokens that are perturbed; None perturbs all.
         parents: Effective number of responses that "tilted_restart" restarts from.
         tilt_nats: How far "tilted_restart" tilts the model, in nats a response; 0 leaves the tilt out.
+        beams: Unfinished responses that "blockwise" keeps.
+        block_tokens: Tokens that a round of "blockwise" adds; None divides `max_tokens` among the rounds.
+        step_size: eta of "misvo", in pre-logits per unit of gradient.
+        fisher_penalty: rho of "misvo", in the reward's unit per nat.
         kl_budget: Responses along which the steering moved the model by more nats (`Response.kl_to_base`; what
             choosing adds is not counted) are never returned, and "tilted_restart" tilts by half of it at most.
         max_tokens: Response tokens at most.
@@ -66,7 +94,7 @@ class SearchSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Literal["tilted_restart", "aisp", "best_of_n"] | None = None
+    strategy: StrategyName | None = None
     preset: Literal["paper"] | None = None
     budget: int | None = Field(default=None, ge=1)
     num_samples: int | None = Field(default=None, ge=1)
@@ -78,6 +106,10 @@ class SearchSettings(BaseModel):
     horizon: int | None = Field(default=None, ge=1)
     parents: float | None = None
     tilt_nats: float | None = None
+    beams: int | None = Field(default=None, ge=1)
+    block_tokens: int | None = Field(default=None, ge=1)
+    step_size: float | None = None
+    fisher_penalty: float | None = None
     kl_budget: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
@@ -98,8 +130,16 @@ class SearchSettings(BaseModel):
         """
         plan = self.make_plan(rewarded=reward is not None)
         stops = Stops(target_reward=self.target_reward, patience=self.patience, on_timeout=self.on_timeout)
-        strategy = self.make_strategy(rewarded=reward is not None)
-        return Aligner(engine, strategy, reward, plan, stops=stops, parse=parse, kl_budget=self.kl_budget)
+        return Aligner(
+            engine,
+            self.make_strategy(rewarded=reward is not None),
+            reward,
+            plan,
+            stops=stops,
+            parse=parse,
+            selection=self.make_selection(),
+            kl_budget=self.kl_budget,
+        )
 
     def make_plan(self, *, rewarded: bool) -> Plan:
         """Return the budget and the size of its rounds."""
@@ -117,6 +157,24 @@ class SearchSettings(BaseModel):
     def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:
         """Return the strategy with its numbers: those of the preset, then those that were given."""
         name = self.strategy or self._default_strategy(rewarded)
+        own = self._own(name)
+        if name == "best_of_n" or name in _RULES:
+            return BestOfN(sampling=self.make_sampling(DEFAULT_SAMPLING))
+        if name == "aisp":
+            start = PAPER if own.pop("preset", None) == "paper" else AISP()
+            return replace(start, sampling=self.make_sampling(GREEDY), **own)
+        strategy = _STRATEGIES[name](sampling=self.make_sampling(DEFAULT_SAMPLING), **own)
+        if isinstance(strategy, TiltedRestart) and self.kl_budget is not None:
+            return replace(strategy, tilt_nats=min(strategy.tilt_nats, self.kl_budget / 2))
+        return strategy
+
+    def make_selection(self) -> Selection:
+        """Return which of the responses is returned."""
+        name = self.strategy or ""
+        return _RULES[name](**self._own(name)) if name in _RULES else Best()
+
+    def _own(self, name: str) -> dict[str, Any]:
+        """Return the given settings of a strategy, refusing those of others."""
         own = self.model_dump(include=set().union(*_OWN.values()), exclude_none=True)
         foreign = sorted(own.keys() - _OWN[name])
         if foreign:
@@ -124,14 +182,7 @@ class SearchSettings(BaseModel):
             raise ConfigurationError(
                 f"{name} has no {', '.join(foreign)}; leave it out, or give rewards and strategy={' or '.join(homes)}"
             )
-        if name == "best_of_n":
-            return BestOfN(sampling=self.make_sampling(DEFAULT_SAMPLING))
-        if name == "aisp":
-            start = PAPER if own.pop("preset", None) == "paper" else AISP()
-            return replace(start, sampling=self.make_sampling(GREEDY), **own)
-        strategy = TiltedRestart(sampling=self.make_sampling(DEFAULT_SAMPLING), **own)
-        most = math.inf if self.kl_budget is None else self.kl_budget / 2
-        return replace(strategy, tilt_nats=min(strategy.tilt_nats, most))
+        return own
 
     def _default_strategy(self, rewarded: bool) -> str:
         if not rewarded:

@@ -144,7 +144,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """The best response, everything that it was chosen from, and what that cost."""
+    """The best response (or the one that a selection rule drew), what it was chosen from, and what that cost."""
 
     best: Response
     rounds: tuple[Round, ...]
@@ -224,9 +224,9 @@ def _number(value: float | None) -> float | None:
 
 
 def best_of(responses: Sequence[Response], so_far: Response | None = None) -> Response | None:
-    """Return the usable response of the highest reward; the one drawn first wins a tie."""
+    """Return the usable complete response of the highest reward; the one drawn first wins a tie."""
     best = so_far
     for response in responses:
-        if response.score.usable and (best is None or response.reward > best.reward):
+        if response.score.usable and not response.rollout.paused and (best is None or response.reward > best.reward):
             best = response
     return best

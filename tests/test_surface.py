@@ -7,6 +7,7 @@ import aisp.engines
 import aisp.forms
 import aisp.models
 import aisp.rewards
+import aisp.selection
 import aisp.strategies
 import aisp_langchain
 import aisp_langchain.rewards
@@ -15,7 +16,18 @@ import aisp_llamaindex
 
 def test_names():
     assert sorted(aisp.__all__) == ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
-    assert sorted(aisp.strategies.__all__) == ["AISP", "BestOfN", "Info", "Setting", "Strategy", "TiltedRestart"]
+    assert sorted(aisp.selection.__all__) == ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
+    assert sorted(aisp.strategies.__all__) == [
+        "AISP",
+        "BestOfN",
+        "Blockwise",
+        "Info",
+        "MISVO",
+        "QAlign",
+        "Setting",
+        "Strategy",
+        "TiltedRestart",
+    ]
     assert sorted(aisp.engines.__all__) == ["Engine", "Progress", "engine_for"]
     assert sorted(aisp.forms.__all__) == [
         "Form",
@@ -70,6 +82,7 @@ def test_every_public_name_is_there():
         aisp.forms,
         aisp.models,
         aisp.rewards,
+        aisp.selection,
         aisp_langchain,
         aisp_llamaindex,
         aisp_langchain.rewards,

@@ -120,6 +120,8 @@ class Batch:
                 ended.append((row, "stop"))
             elif len(row.ids) >= job.limits.max_tokens:
                 ended.append((row, "length"))
+            elif row.paused:
+                ended.append((row, "paused"))
         for row, reason in ended:
             self.finish(row, reason)
 

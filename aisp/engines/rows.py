@@ -98,6 +98,12 @@ class Row:
         return self.job.limits.max_tokens - len(self.ids)
 
     @property
+    def paused(self) -> bool:
+        """Whether the proposal wants the response back as far as it is."""
+        proposal = self.proposal
+        return proposal.pause_after is not None and len(self.ids) - len(proposal.kept) >= proposal.pause_after
+
+    @property
     def horizon(self) -> int:
         limit = self.job.limits.max_tokens
         return limit if self.proposal.horizon is None else min(self.proposal.horizon, limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -94,10 +94,7 @@ def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor
     """Take tokens, shape (n,), and fill in the figures of softmax draws (log_prior, log_proposal, entropy)."""
     figures[:, 2] = torch.nan
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
-    by_sampling: dict[Sampling, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_sampling.setdefault(row.proposal.sampling, []).append(i)
-    for sampling, places in by_sampling.items():
+    for sampling, places in _by_sampling(rows, range(len(rows))).items():
         whole = len(places) == len(rows)
         theirs = proposed if whole else proposed[places]
         base = logits if whole else logits[places]
@@ -118,6 +115,13 @@ def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor
         of_drawn = log_q.gather(-1, drawn[:, None])[:, 0].double()
         figures[[places[j] for j in known], 2] = of_drawn[known]
     return tokens
+
+
+def _by_sampling(rows: Sequence[Row], places: Iterable[int]) -> dict[Sampling, list[int]]:
+    found: dict[Sampling, list[int]] = {}
+    for i in places:
+        found.setdefault(rows[i].proposal.sampling, []).append(i)
+    return found
 
 
 def _entropy(log_p: Tensor) -> Tensor:
@@ -158,9 +162,8 @@ def _measure_scale(rows: Sequence[Row], raw: Tensor, logits: Tensor) -> None:
 def _measure_scores(head: Head, rows: Sequence[Row], tokens: Tensor, proposed: Tensor) -> None:
     """Note W[y] - E_q[W] for the rows that ask for it."""
     asking = [i for i, row in enumerate(rows) if row.proposal.measure_scores]
-    if not asking:
-        return
-    probabilities = torch.softmax(proposed[asking], -1).to(head.weight.dtype)
-    vectors = head.weight[tokens[asking]] - probabilities @ head.weight
-    for i, vector in zip(asking, vectors, strict=True):
-        rows[i].score_vectors.append(vector)
+    for sampling, places in _by_sampling(rows, asking).items():
+        probabilities = log_probabilities(proposed[places], sampling).exp().to(head.weight.dtype)
+        vectors = head.weight[tokens[places]] - probabilities @ head.weight
+        for i, vector in zip(places, vectors, strict=True):
+            rows[i].score_vectors.append(vector)

@@ -5,6 +5,19 @@ from __future__ import annotations
 from aisp.strategies.aisp import AISP
 from aisp.strategies.base import Info, Setting, Strategy
 from aisp.strategies.best_of_n import BestOfN
+from aisp.strategies.blockwise import Blockwise
+from aisp.strategies.misvo import MISVO
+from aisp.strategies.qalign import QAlign
 from aisp.strategies.tilted_restart import TiltedRestart
 
-__all__ = ["AISP", "BestOfN", "Info", "Setting", "Strategy", "TiltedRestart"]
+__all__ = [
+    "AISP",
+    "MISVO",
+    "BestOfN",
+    "Blockwise",
+    "Info",
+    "QAlign",
+    "Setting",
+    "Strategy",
+    "TiltedRestart",
+]

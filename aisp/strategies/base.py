@@ -27,12 +27,14 @@ class Setting:
         budget: Responses in all.
         num_samples: Responses a round.
         max_tokens: Response tokens at most.
+        partial: Whether the reward may score a response that isn't complete.
     """
 
     root_seed: int
     budget: int
     num_samples: int
     max_tokens: int
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

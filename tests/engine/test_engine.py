@@ -308,3 +308,44 @@ def test_the_scheduler_admits_first_come_first_served(endless):
     rollouts = endless.rollout(endless.prefill(PROMPT), SAMPLES, Limits(max_tokens=7))
     assert [len(rollout.tokens) for rollout in rollouts] == [7] * 6
     assert np.isfinite(rollouts[5].tokens.log_prob).all()
+
+
+def test_a_paused_response_goes_on_as_if_it_had_not_been(engine):
+    prefix, limits = engine.prefill(PROMPT), Limits(max_tokens=12)
+    whole = engine.rollout(prefix, [Proposal(seed=3, sampling=Sampling())], limits)[0]
+    part, other = engine.rollout(
+        prefix,
+        [
+            Proposal(seed=3, sampling=Sampling(), pause_after=5, retain=True),
+            Proposal(seed=4, sampling=Sampling(), pause_after=100),
+        ],
+        limits,
+    )
+    assert len(whole.tokens) > 7, "the test could not fail"
+    assert (part.finish_reason, part.paused, len(part.tokens), part.forward_tokens) == ("paused", True, 5, 4)
+    assert not other.paused
+    rest = engine.rollout(
+        prefix, [Proposal(seed=3, sampling=Sampling(), kept=part.tokens, pause_after=2, retain=True)], limits
+    )[0]
+    assert (len(rest.tokens), rest.paused) == (7, True)
+    end = engine.rollout(prefix, [Proposal(seed=3, sampling=Sampling(), kept=rest.tokens)], limits)[0]
+    assert end.tokens.ids == whole.tokens.ids
+    assert end.finish_reason == whole.finish_reason
+    assert part.forward_tokens + rest.forward_tokens + end.forward_tokens == whole.forward_tokens
+
+
+def test_score_vectors_are_of_what_the_token_was_drawn_from(engine, model):
+    prefix, limits = engine.prefill(PROMPT), Limits(max_tokens=3)
+    samplings = [Sampling(temperature=0.5), Sampling(temperature=1.0, top_k=2), Sampling(temperature=0.0)]
+    proposals = [Proposal(seed=1, sampling=sampling, measure_scores=True) for sampling in samplings]
+    weight = model.get_output_embeddings().weight.detach().numpy()
+    for sampling, rollout in zip(samplings, engine.rollout(prefix, proposals, limits), strict=True):
+        for t, token in enumerate(rollout.tokens.ids):
+            with torch.no_grad():
+                logits = model(torch.tensor([[*PROMPT, *rollout.tokens.ids[:t]]])).logits[0, -1].numpy()
+            logits = logits / (sampling.temperature or 1.0)
+            if sampling.top_k is not None:
+                logits[logits < np.sort(logits)[-sampling.top_k]] = -np.inf
+            q = np.exp(logits - logits.max())
+            q /= q.sum()
+            np.testing.assert_allclose(rollout.score_vectors[t], weight[token] - q @ weight, atol=1e-3)

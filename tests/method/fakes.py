@@ -46,6 +46,7 @@ class FakeReward:
     """Scores with a function from text to a number or a Score."""
 
     name = "fake"
+    partial = False
 
     def __init__(self, function: Callable[[str], float | Score]) -> None:
         self.function = function

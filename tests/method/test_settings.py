@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from aisp.errors import ConfigurationError
 from aisp.plan import Plan
 from aisp.records import GREEDY, Sampling
+from aisp.rewards import Length
+from aisp.selection import Best, Pessimistic, SoftBest
 from aisp.settings import SearchSettings
-from aisp.strategies import AISP, BestOfN, TiltedRestart
+from aisp.strategies import AISP, MISVO, BestOfN, Blockwise, QAlign, TiltedRestart
 
 
 def strategy_of(rewarded=True, **settings):
@@ -93,3 +95,39 @@ def test_limits_start_the_clock():
     assert 4 < limits.deadline - time.monotonic() <= 5
     assert SearchSettings(stop=["x"]).make_limits(stop=["y"]).stop == ("y",)
     assert SearchSettings().make_limits().deadline is None
+
+
+def test_rivals_take_their_own_settings_and_the_draws():
+    assert strategy_of(strategy="qalign", reward_temperature=0.5, temperature=1.0) == QAlign(
+        reward_temperature=0.5, sampling=Sampling()
+    )
+    assert strategy_of(strategy="blockwise", beams=2, block_tokens=5) == Blockwise(beams=2, block_tokens=5)
+    assert strategy_of(strategy="misvo", step_size=0.2, fisher_penalty=0.0) == MISVO(step_size=0.2, fisher_penalty=0.0)
+
+
+def test_rules_choose_among_plain_samples():
+    soft = SearchSettings(strategy="soft_best_of_n", reward_temperature=0.0, top_p=0.5)
+    assert soft.make_strategy(rewarded=True) == BestOfN(sampling=Sampling(temperature=0.8, top_p=0.5))
+    assert soft.make_selection() == SoftBest(reward_temperature=0.0)
+    mild = SearchSettings(strategy="pessimism", target_ess_fraction=0.5)
+    assert mild.make_selection() == Pessimistic(target_ess_fraction=0.5)
+    for name in ("best_of_n", "tilted_restart", "aisp", None):
+        assert SearchSettings(strategy=name).make_selection() == Best()
+    assert soft.make_aligner(object(), Length(1, 2)).name == "best_of_n, soft_best"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "foreign"),
+    [
+        ("best_of_n", {"reward_temperature": 1.0}),
+        ("soft_best_of_n", {"beams": 2}),
+        ("pessimism", {"scale": 1.0}),
+        ("qalign", {"step_size": 0.1}),
+        ("blockwise", {"parents": 2}),
+        ("misvo", {"reward_temperature": 1.0}),
+        ("tilted_restart", {"fisher_penalty": 1.0}),
+    ],
+)
+def test_settings_of_another_strategy_are_refused(strategy, foreign):
+    with pytest.raises(ConfigurationError, match=next(iter(foreign))):
+        strategy_of(strategy=strategy, **foreign)

@@ -1,0 +1,155 @@
+"""A language of two tokens and a few steps whose every response can be listed, and an engine that speaks it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import numpy as np
+
+from aisp.records import TOKEN_FIGURES, Candidate, Prefix, Rollout, Sampling, Score, Tokens
+
+DIM = 3
+PLAIN = Sampling()
+WEIGHT = np.array([[0.9, -0.2, 0.3], [-0.4, 0.5, 0.1]])  # the LM head, (tokens, dim)
+
+
+@cache
+def pre_logit(prefix):
+    """z behind a prefix: numbers of its own, neither flat nor peaked."""
+    return np.random.default_rng([7, len(prefix), *prefix]).normal(size=DIM)
+
+
+def next_token(prefix, temperature=1.0, shift=None):
+    logits = WEIGHT @ (pre_logit(prefix) + (0.0 if shift is None else shift)) / temperature
+    odds = np.exp(logits - logits.max())
+    return odds / odds.sum()
+
+
+@cache
+def step(prefix, temperature, shift):
+    """Return P(token 1), and for both tokens their figures and score vectors; the shift is a float32's bytes."""
+    own = None if shift is None else np.frombuffer(shift, dtype=np.float32)
+    q, p, base = next_token(prefix, temperature, own), next_token(prefix, temperature), next_token(prefix)
+    steered = next_token(prefix, 1.0, own)
+    common = (float(steered @ np.log(steered / base)), 0.0, float(-p @ np.log(p)))
+    figures = [(np.log(base[token]), np.log(p[token]), np.log(q[token]), *common) for token in (0, 1)]
+    return float(q[1]), figures, WEIGHT - q @ WEIGHT
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Responses of `depth` tokens; with `ends`, token 1 ends a response before that."""
+
+    depth: int = 4
+    ends: bool = False
+
+    def responses(self):
+        """Every response, in order."""
+        found = {self.cut(ids): None for ids in product((0, 1), repeat=self.depth)}
+        return list(found)
+
+    def cut(self, ids):
+        return ids[: ids.index(1) + 1] if self.ends and 1 in ids else ids
+
+    def is_end(self, ids):
+        return len(ids) == self.depth or (self.ends and ids[-1:] == (1,))
+
+    def probabilities(self, sampling=PLAIN, shift=None):
+        """Return p(y) of every response, the shift being an array (positions, DIM)."""
+        return np.array([self._probability(ids, sampling.temperature, shift) for ids in self.responses()])
+
+    def tilted(self, reward: Callable[[tuple[int, ...]], float], temperature, sampling=PLAIN):
+        """Return p(y) exp(r(y)/lambda), normalised, of every response."""
+        rewards = np.array([reward(ids) for ids in self.responses()])
+        mass = self.probabilities(sampling) * np.exp((rewards - rewards.max()) / temperature)
+        return mass / mass.sum()
+
+    def _probability(self, ids, temperature, shift):
+        steps = (
+            next_token(ids[:t], temperature, None if shift is None else shift[min(t, len(shift) - 1)])[token]
+            for t, token in enumerate(ids)
+        )
+        return float(np.prod(list(steps)))
+
+
+def text_of(ids):
+    return "".join("ab"[token] for token in ids)
+
+
+def ids_of(text):
+    return tuple("ab".index(letter) for letter in text)
+
+
+class ToyEngine:
+    """Speaks a toy language. It honours kept tokens, sampling temperatures, shifts, pauses and score vectors."""
+
+    context_length = None
+
+    def __init__(self, toy=Toy()):
+        self.toy = toy
+
+    def prefill(self, token_ids):
+        return Prefix(token_ids=tuple(token_ids))
+
+    def rollout(self, prefix, proposals, limits, progress=None):
+        return [self._write(proposal) for proposal in proposals]
+
+    def _write(self, proposal):
+        rng = random.Random(proposal.seed)
+        ids = tuple(proposal.kept.ids)
+        kept = len(ids)
+        steps = []
+        while not self.toy.is_end(ids) and not self._pauses(proposal, ids):
+            shift = None if proposal.shift is None else proposal.shift[min(len(ids), len(proposal.shift) - 1)].tobytes()
+            odds, figures, vectors = step(ids, proposal.sampling.temperature, shift)
+            token = int(rng.random() < odds)
+            steps.append((figures[token], vectors[token]))
+            ids = (*ids, token)
+        new = np.array([figures for figures, _ in steps]).reshape(-1, len(TOKEN_FIGURES))
+        old = np.stack([getattr(proposal.kept, name) for name in TOKEN_FIGURES], 1)
+        columns = np.concatenate([old, new]).T
+        vectors = np.zeros((len(ids), DIM), dtype=np.float32)
+        vectors[kept:] = np.array([vector for _, vector in steps]).reshape(-1, DIM)
+        return Rollout(
+            tokens=Tokens(ids=ids, **dict(zip(TOKEN_FIGURES, columns, strict=True))),
+            text=text_of(ids),
+            finish_reason=("stop" if len(ids) < self.toy.depth else "length") if self.toy.is_end(ids) else "paused",
+            forward_tokens=len(ids) - kept,
+            bag=WEIGHT[list(ids)].sum(0) if proposal.measure_bag else None,
+            score_vectors=vectors if proposal.measure_scores else None,
+        )
+
+    def _pauses(self, proposal, ids):
+        return proposal.pause_after is not None and len(ids) - len(proposal.kept) >= proposal.pause_after
+
+
+def run_rounds(strategy, engine, setting, reward, rounds):
+    """Go through rounds of `setting.num_samples`; return the state, and all rollouts round by round."""
+    state, drawn = strategy.init(setting), []
+    for _ in range(rounds):
+        proposals = strategy.propose(state, setting.num_samples)
+        rollouts = engine.rollout(None, proposals, None)
+        scores = [Score(value=reward(rollout.tokens.ids)) for rollout in rollouts]
+        state, _ = strategy.update(state, proposals, rollouts, scores)
+        drawn.append(rollouts)
+    return state, drawn
+
+
+class ToyReward:
+    """A function of the tokens, as a reward of candidates."""
+
+    name = "toy"
+
+    def __init__(self, function, partial=False):
+        self.function = function
+        self.partial = partial
+
+    def session(self):
+        return self
+
+    def score(self, candidates: list[Candidate]):
+        return [Score(value=self.function(ids_of(candidate.text))) for candidate in candidates]
