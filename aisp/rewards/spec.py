@@ -4,10 +4,22 @@ sentiment                       lexicon sentiment, -1 to 1
 length:20..40                   words; length:20..40:sentences or :characters
 contains:rain,snow              share of the words that occur
 avoids:sorry,unfortunately      1 where none occurs
+frequency:rain:2..4             how often a word or phrase occurs
 regex:^Dear                     1 where it is found
+starts:Dear, ends:Yours, Ann    how a text begins or ends
+wrapped:"                       what it stands between; wrapped:<< >>
+case:lower                      also case:upper
+bullets:3..5                    also numbered, headings, paragraphs, highlights, placeholders, capitals
+parts:2..2:***                  parts with a separator between them
 json                            1 where the text is JSON
+schema:FILE                     where it is JSON of a schema
+code                            where it is Python that parses
+language:en                     the language of a text
+readability:60..                Flesch's reading ease; readability:..8:grade for school years
 classifier:FOLDER               also classifier:FOLDER:pair, classifier:FOLDER:text:probability
+ifeval:FILE                     each prompt's own instructions, from a JSONL file of IFEval's rows
 python:module:function          a function or reward of your own
+strict:SPEC                     a rule as 1 or 0; else it says how far off a text is
 veto:SPEC                       what scores below 0.5 is never returned
 0.5*SPEC                        a weight
 """
@@ -17,18 +29,17 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from aisp.errors import ConfigurationError
 from aisp.rewards.algebra import Sum, scaled, veto
 from aisp.rewards.base import Reward
 from aisp.rewards.classifier import Classifier
 from aisp.rewards.function import FunctionReward
-from aisp.rewards.rules import Avoids, Contains, Length, Regex, ValidJSON
+from aisp.rewards.rules import as_strict
+from aisp.rewards.rules.spec import RULES, plain
 from aisp.rewards.sentiment import Sentiment
 
 _WEIGHTED = re.compile(r"\s*([+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*\*\s*(.+)", re.DOTALL)
-_RANGE = re.compile(r"(\d*)\.\.(\d*)(?::(\w+))?")
 
 
 def parse_rewards(specs: Sequence[str]) -> Reward | None:
@@ -56,30 +67,6 @@ def parse_reward(spec: str) -> Reward:
     return _BUILDERS[name](arguments)
 
 
-def _length(arguments: str) -> Reward:
-    found = _RANGE.fullmatch(arguments)
-    if not found:
-        raise ConfigurationError(
-            f"length:{arguments} has no range; expected length:LOW..HIGH, as in length:20..40:words"
-        )
-    low, high, unit = found.groups()
-    options: dict[str, Any] = {} if unit is None else {"unit": unit}
-    return Length(int(low or 0), int(high) if high else None, **options)
-
-
-def _phrases(kind: Callable[..., Reward]) -> Callable[[str], Reward]:
-    return lambda arguments: kind(*(phrase.strip() for phrase in arguments.split(",") if phrase.strip()))
-
-
-def _plain(kind: Callable[[], Reward], name: str) -> Callable[[str], Reward]:
-    def build(arguments: str) -> Reward:
-        if arguments:
-            raise ConfigurationError(f"{name} takes no arguments, and got {arguments!r}")
-        return kind()
-
-    return build
-
-
 def _classifier(arguments: str) -> Reward:
     source, *rest = arguments.split(":")
     return Classifier(source, **dict(zip(("input", "output", "label"), rest, strict=False)))  # type: ignore[arg-type]
@@ -96,14 +83,21 @@ def _python(arguments: str) -> Reward:
     return found if isinstance(found, Reward) else FunctionReward(found, version=arguments)
 
 
+def _ifeval(arguments: str) -> Reward:
+    # Imported here alone: rows are the benchmarks' business, and what they build is a reward that words may name.
+    from aisp.bench.ifeval import IFEval
+
+    if not arguments:
+        raise ConfigurationError("ifeval has no file; expected ifeval:FILE, as a JSONL file of IFEval's rows")
+    return IFEval(arguments)
+
+
 _BUILDERS: dict[str, Callable[[str], Reward]] = {
-    "avoids": _phrases(Avoids),
+    **RULES,
     "classifier": _classifier,
-    "contains": _phrases(Contains),
-    "json": _plain(ValidJSON, "json"),
-    "length": _length,
+    "ifeval": _ifeval,
     "python": _python,
-    "regex": Regex,
-    "sentiment": _plain(Sentiment, "sentiment"),
+    "sentiment": plain(Sentiment, "sentiment"),
+    "strict": lambda arguments: as_strict(parse_reward(arguments)),
     "veto": lambda arguments: veto(parse_reward(arguments)),
 }

@@ -32,7 +32,7 @@ def value_of(reward, text):
         (Regex("^Dear"), "Dear Ann", 1.0),
         (Regex("^Dear"), "Oh Dear", 0.0),
         (ValidJSON(), '{"a": [1]}', 1.0),
-        (ValidJSON(), "{a: 1}", 0.0),
+        (ValidJSON(), "{a: 1}", 1 / 14),
         (ValidJSON(), "", 0.0),
     ],
 )

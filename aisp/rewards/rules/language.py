@@ -1,0 +1,58 @@
+"""The language of a text, by py3langid: a model that comes with the library, deterministic, offline."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from aisp.errors import ConfigurationError
+from aisp.rewards.rules.base import Rule, average
+from aisp.rewards.rules.units import sentences
+
+_ADDRESS = re.compile(r"https?://[^\s<>()]+|[\w.+-]+@[\w-]+\.[\w.-]+")
+
+
+class Language(Rule):
+    """1 where a text as a whole is most likely in a language. Needs the `rules` extra.
+
+    Else the mean over its sentences, by their lengths, of the language's probability over that of the likeliest one.
+    Addresses of the web and of mail are in no language. A text without letters is in no other language, and scores 1.
+
+    Args:
+        language: ISO 639-1 code, as "en".
+    """
+
+    cost = 0.02
+
+    def __init__(self, language: str, **options: Any) -> None:
+        super().__init__(**options)
+        if language not in _identifier().labels:
+            raise ConfigurationError(f"there is no language {language!r}; there are {', '.join(_identifier().labels)}")
+        self.language = language
+
+    def check(self, text: str) -> float:
+        text = _ADDRESS.sub(" ", text)
+        if not any(map(str.isalpha, text)) or _likelihood(text, self.language) == 1.0:
+            return 1.0
+        pieces = [piece for piece in sentences(text) if any(map(str.isalpha, piece))]
+        lengths = [float(len(piece)) for piece in pieces]
+        # The whole, which is not in the language, counts too: so no text is 1 by its sentences alone.
+        return average(
+            [_likelihood(text, self.language), *(_likelihood(piece, self.language) for piece in pieces)],
+            [1.0, *lengths],
+        )
+
+
+def _likelihood(text: str, language: str) -> float:
+    ranked = _identifier().rank(text)
+    return float(dict(ranked)[language] / ranked[0][1])
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise ConfigurationError('language needs py3langid: pip install "aisp-langchain[rules]"') from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,0 +1,147 @@
+"""Words, phrases and patterns: which occur, and how often."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from aisp.errors import ConfigurationError
+from aisp.rewards.rules.base import Counted, Rule
+
+
+class Contains(Rule):
+    """The share of some words or phrases that occur, whatever their case.
+
+    Args:
+        phrases: At least one.
+        whole: As whole words only: "rain" is not in "train".
+    """
+
+    def __init__(self, *phrases: str, whole: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.phrases, self.whole = given(phrases, "contains"), whole
+
+    def check(self, text: str) -> float:
+        return sum(count_phrase(phrase, text, whole=self.whole) > 0 for phrase in self.phrases) / len(self.phrases)
+
+
+class Avoids(Rule):
+    """1 where none of some words or phrases occurs, else less by each that does. See `Contains`."""
+
+    def __init__(self, *phrases: str, whole: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.phrases, self.whole = given(phrases, "avoids"), whole
+
+    def check(self, text: str) -> float:
+        return sum(count_phrase(phrase, text, whole=self.whole) == 0 for phrase in self.phrases) / len(self.phrases)
+
+
+class Frequency(Counted):
+    """How often a word or phrase occurs, whatever its case: between two numbers. See `Counted`.
+
+    Args:
+        phrase: A word, a phrase, a letter, a comma.
+        low: At least this often.
+        high: At most this often; None for no upper bound.
+        whole: As whole words only.
+    """
+
+    def __init__(
+        self, phrase: str, low: int = 0, high: int | None = None, *, whole: bool = True, **options: Any
+    ) -> None:
+        super().__init__(low, high, **options)
+        self.phrase, self.whole = given([phrase], "frequency")[0], whole
+
+    def count(self, text: str) -> int:
+        return count_phrase(self.phrase, text, whole=self.whole)
+
+
+class Regex(Rule):
+    """1 where a pattern is found (`re.search`), else 0.
+
+    Args:
+        pattern: A regular expression.
+        near: Another one; where it alone is found, the text scores 0.5.
+        flags: Of the `re` module, for both.
+    """
+
+    def __init__(self, pattern: str, *, near: str | None = None, flags: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self._pattern = compiled(pattern, flags)
+        self._near = None if near is None else compiled(near, flags)
+        self.pattern, self.near, self.flags = pattern, near, flags
+
+    def check(self, text: str) -> float:
+        if self._pattern.search(text):
+            return 1.0
+        return 0.5 if self._near is not None and self._near.search(text) else 0.0
+
+
+class Matches(Counted):
+    """How often a pattern is found: between two numbers. See `Counted`.
+
+    Args:
+        pattern: A regular expression.
+        low: At least this often.
+        high: At most this often; None for no upper bound.
+        flags: Of the `re` module.
+    """
+
+    def __init__(self, pattern: str, low: int = 0, high: int | None = None, *, flags: int = 0, **options: Any) -> None:
+        super().__init__(low, high, **options)
+        self._pattern = compiled(pattern, flags)
+        self.pattern, self.flags = pattern, flags
+
+    def count(self, text: str) -> int:
+        return sum(1 for _ in self._pattern.finditer(text))
+
+
+class OneOf(Rule):
+    """1 where one of some phrases occurs just as given, else the longest piece of one that does, as a share of it."""
+
+    def __init__(self, *phrases: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.phrases = given(phrases, "oneof")
+
+    def check(self, text: str) -> float:
+        return max(longest_piece(phrase, text) for phrase in self.phrases)
+
+
+def count_phrase(phrase: str, text: str, *, whole: bool) -> int:
+    """Count a phrase, whatever its case; occurrences don't overlap."""
+    if not whole:
+        return text.lower().count(phrase.lower())
+    return len(re.findall(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE))
+
+
+def longest_piece(phrase: str, text: str) -> float:
+    """Return the length of the longest piece of a phrase that occurs in a text, as a share of the phrase."""
+    if phrase in text:
+        return 1.0
+    matcher = SequenceMatcher(None, phrase, text, autojunk=False)
+    return matcher.find_longest_match(0, len(phrase), 0, len(text)).size / len(phrase)
+
+
+def compiled(pattern: str, flags: int) -> re.Pattern[str]:
+    """Compile a pattern.
+
+    Raises:
+        ConfigurationError: It is no regular expression.
+    """
+    try:
+        return re.compile(pattern, flags)
+    except re.error as error:
+        raise ConfigurationError(f"{pattern!r} is no regular expression: {error}") from error
+
+
+def given(phrases: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return phrases as they were given.
+
+    Raises:
+        ConfigurationError: None, or what is no text.
+    """
+    if not phrases or not all(isinstance(phrase, str) and phrase for phrase in phrases):
+        raise ConfigurationError(f"{what} got {phrases!r}; expected at least one word or phrase")
+    return tuple(phrases)
