@@ -1,4 +1,4 @@
-"""Texts that have to parse: JSON, JSON of a schema, Python. What does not parse scores below 0.5: a veto closes on it."""
+"""Texts that have to parse: JSON, JSON of a schema, Python. What does not scores below 0.5, where a veto closes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,18 @@ class Schema(Rule):
         value, grade = _read_json(text, self.fenced)
         if grade < 1.0:
             return grade / 2
-        errors = sum(1 for _ in self._validator.iter_errors(value))
+        errors = self._errors(value)
         return (1 + 1 / (1 + errors)) / 4 if errors else 1.0
+
+    def _errors(self, value: Any) -> int:
+        try:
+            return sum(1 for _ in self._validator.iter_errors(value))
+        except (
+            ArithmeticError,
+            ValueError,
+            RecursionError,
+        ):  # infinities, numbers and nesting beyond what it can check
+            return 1
 
 
 class ValidPython(Rule):
@@ -104,7 +114,7 @@ def _parses(code: str) -> float:
 def _validator(schema: Any) -> Any:
     try:
         import jsonschema
-        import referencing
+        from jsonschema_specifications import REGISTRY
     except ImportError as error:
         raise ConfigurationError('a schema needs jsonschema: pip install "aisp-langchain[rules]"') from error
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
@@ -112,4 +122,4 @@ def _validator(schema: Any) -> Any:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ConfigurationError(f"the schema is no JSON schema: {error.message}") from error
-    return kind(schema, registry=referencing.Registry())
+    return kind(schema, registry=REGISTRY)

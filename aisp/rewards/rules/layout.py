@@ -111,7 +111,7 @@ def postscript(marker: str = "P.S.", **options: Any) -> Regex:
     """Return a rule that wants a postscript: its marker, whatever its case; without its full stops it scores 0.5."""
     letters = given([marker.strip()], "postscript")[0]
     exact = re.sub(r"\\\.(?=.)", r"\\.\\s?", re.escape(letters))
-    near = r"\b" + re.sub(r"\\\.", r"\\.?\\s?", re.escape(letters))
+    near = r"\b" + re.sub(r"\\\.", r"\\.?\\s?", re.escape(letters)) + r"(?!\w)"
     return Regex(exact, near=near, flags=re.IGNORECASE, **{"name": "postscript", **options})
 
 
