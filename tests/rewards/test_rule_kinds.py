@@ -127,7 +127,7 @@ RULES = [
         (Schema(PERSON), '{"age"', 6 / 7 / 4),
         (Schema({"multipleOf": 0.1}), "1e999", 3 / 8),
         (Schema(True), "1", 1.0),
-        (Language("en"), "See https://example.org/über/straße/für/mich now, it is the best that I know", 1.0),
+        (Language("de"), "https://example.org/the-best-of-all me@example.org 12:30", 1.0),
         (Language("de"), "12:30", 1.0),
         (Readability(90), "The cat sat on the mat.", 1.0),
         (Readability(90), "", 0.0),

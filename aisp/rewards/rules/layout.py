@@ -15,7 +15,7 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _BOLD = re.compile(r"\*\*([^*\n]*)\*\*")
 _STARRED = re.compile(r"\*([^*\n]*)\*")
 _CONTRACTION = re.compile(r"(?<=\w)(?=(?:n['’]t|['’](?:s|m|d|ll|re|ve))$)", re.IGNORECASE)
-_BETWEEN_WORDS = re.compile(r"[\s,;?!@#$%&*()\[\]{}<>\"“”«»…]+|:(?!\d)|--+|\.{2,}|(?<!\w)['‘’]+|['‘’]+(?!\w)")
+_BETWEEN_WORDS = re.compile(r"[\s,;?!@#$%&*()\[\]{}<>\"“”«»‘`…–—]+|:(?!\d)|--+|\.{2,}|(?<!\w)['’]+|['’]+(?!\w)")
 
 
 class Elements(Counted):
