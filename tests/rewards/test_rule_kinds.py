@@ -183,6 +183,7 @@ def test_kept_is_what_python_says_is_kept(text):
     assert (Schema(PERSON).check(text) == 1.0) <= parses(json.loads, text)
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 200), low=st.integers(0, 20), more=st.none() | st.integers(0, 20))
 def test_counts_fall_with_their_distance_from_the_bounds(count, low, more):
     rule = Length(low, None if more is None else low + more, unit="characters")
