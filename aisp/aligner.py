@@ -52,8 +52,11 @@ class Request:
 
 
 def text_candidate(request: Request, rollout: Rollout) -> Candidate:
-    """Return the candidate whose text is all that the model wrote."""
-    return Candidate(messages=request.messages, text=rollout.text, reference=request.reference)
+    """Return the candidate whose text is what the model wrote, its reasoning apart."""
+    from aisp.forms.parsing import split_reasoning
+
+    reasoning, text = split_reasoning(rollout.text)
+    return Candidate(messages=request.messages, text=text, reasoning=reasoning, reference=request.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

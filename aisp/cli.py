@@ -1,4 +1,4 @@
-"""The command line: `aisp align`, `aisp demo`, `aisp model`."""
+"""The command line: `aisp align`, `aisp demo`, `aisp model`, `aisp bench`, `aisp reward`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ model_app = typer.Typer(help="Models that come with the package index.", no_args
 app.add_typer(model_app, name="model")
 bench_app = typer.Typer(help="Measure the search on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+reward_app = typer.Typer(help="Find out what a reward is worth.", no_args_is_help=True)
+app.add_typer(reward_app, name="reward")
 
 _ERRORS = Console(stderr=True)
 
@@ -231,4 +233,41 @@ def bench_tools(
             dtype=dtype,
             device=device,
             out=out,
+        )
+
+
+@reward_app.command("check")
+def reward_check(
+    prompts: Annotated[Path, typer.Option(help="A line each, or JSON lines with messages, prompt or text.")],
+    reward: Annotated[list[str], typer.Option(help="As sentiment, 0.5*length:20..40; several are added up.")],
+    model: ModelOption = "smollm2-135m",
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    samples: Annotated[int, typer.Option(help="Of the model, a prompt.")] = 16,
+    limit: Annotated[Optional[int], typer.Option(help="Prompts at most.")] = None,  # noqa: UP045
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 64,
+    temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.")] = 0,
+    bounds: Annotated[Optional[tuple[float, float]], typer.Option(help="Range that values should keep.")] = None,  # noqa: UP045
+    concurrency: Annotated[int, typer.Option(help="Prompts in flight at once.")] = 8,
+    out: Annotated[Optional[Path], typer.Option(help="JSON: all figures, and every response.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option(help="A picture.")] = None,  # noqa: UP045
+) -> None:
+    """Ask whether a reward gives a search something to go by, on the model's own samples, and say what is wrong."""
+    with _readable_errors():
+        from aisp.bench.reward.command import run_check
+
+        run_check(
+            prompts,
+            reward,
+            model=model,
+            dtype=dtype,
+            samples=samples,
+            limit=limit,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            bounds=bounds,
+            concurrency=concurrency,
+            out=out,
+            plot=plot,
         )

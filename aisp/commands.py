@@ -67,7 +67,7 @@ def watched(
     progress: Progress, label: str, prompt: Any, rewards: Reward | None, model: str, settings: Mapping[str, Any]
 ) -> Alignment:
     """Run a search with a bar of its own: responses drawn, and the best reward so far."""
-    _load_quietly(model)
+    load_quietly(model)
     plan = SearchSettings(**_valid(settings)).make_plan(rewarded=rewards is not None)
     task = progress.add_task(label, total=plan.budget, note="loading")
     tokens = 0
@@ -111,7 +111,7 @@ def rounds_table(alignment: Alignment) -> Table:
     return table
 
 
-def _load_quietly(model: str) -> None:
+def load_quietly(model: str) -> None:
     """Keep transformers' own bars out of ours, except where a model is downloaded, which takes its time."""
     from transformers.utils import logging
 

@@ -73,9 +73,8 @@ class Combined(Reward):
     def _parts(self, scores: Sequence[Score | None]) -> dict[str, float]:
         parts: dict[str, float] = {}
         for part, score in zip(self.parts, scores, strict=True):
-            prefix = f"{part.name}." if isinstance(part, Combined) and len(part.parts) > 1 else ""
             for name, value in ({} if score is None else score.parts).items():
-                parts[_free(prefix + name, parts)] = value
+                parts[_free(_prefix(part) + name, parts)] = value
         return parts
 
     def combine(self, values: Sequence[float]) -> float:
@@ -287,6 +286,22 @@ def when(condition: Reward | Callable[[Candidate], bool], reward: Reward) -> Whe
 def normalize(reward: Reward) -> Normalized:
     """Return a reward in units of its spread over a request's first round."""
     return Normalized(reward)
+
+
+def part_signs(reward: Reward) -> dict[str, int]:
+    """Return how each named part enters the whole: as it is (1), turned by a negative weight (-1), or not (0)."""
+    if not isinstance(reward, Combined):
+        return {reward.name: 1}
+    own = 0 if isinstance(reward, Veto) else int(np.sign(reward.factor)) if isinstance(reward, Scaled) else 1
+    signs: dict[str, int] = {}
+    for part in reward.parts:
+        for name, sign in part_signs(part).items():
+            signs[_free(_prefix(part) + name, signs)] = own * sign
+    return signs
+
+
+def _prefix(part: Reward) -> str:
+    return f"{part.name}." if isinstance(part, Combined) and len(part.parts) > 1 else ""
 
 
 def _number(value: Any, what: str) -> float:
