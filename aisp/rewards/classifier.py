@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aisp.errors import ConfigurationError, ModelNotFoundError
+from aisp.errors import ConfigurationError, ModelNotFoundError, UnsupportedModelError
 from aisp.records import Candidate, Score
 from aisp.rewards.base import Reward
+from aisp.rewards.encoding import Encoded, encode_chat, encode_texts, padded_batches
 from aisp.rewards.function import last_user_text
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Output = Literal["logit", "probability", "margin", "expected"]
 Input = Literal["text", "pair", "chat"]
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Classifier(Reward):
@@ -33,10 +35,10 @@ class Classifier(Reward):
             "logit", or "probability" by the sigmoid. By default "logit" for one label and "margin" for more.
         label: Name or index of the label. The last one by default.
         max_length: Tokens that the model reads; its own limit by default. What is too long loses its prompt first,
-            from the left; a response that is longer still loses its end, and the score's comment says so.
+            from the left; a response that is longer still loses its end. The score's comment says so.
         batch_tokens: Tokens of a padded batch, which bounds its memory whatever the number of candidates.
-        device: Where it runs; that of a loaded model, else the CPU.
-        dtype: Its weights' type, float32 by default.
+        device: Where a named model runs, the CPU by default. A loaded one runs where it is.
+        dtype: Of a named model's weights: "float32" (the default), "bfloat16" or "float16".
 
     Raises:
         ConfigurationError: Settings that don't fit the model. A model that is named is loaded when it is first needed.
@@ -55,7 +57,7 @@ class Classifier(Reward):
         max_length: int | None = None,
         batch_tokens: int = 8192,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         **options: Any,
     ) -> None:
         named = isinstance(model, (str, Path))
@@ -64,14 +66,20 @@ class Classifier(Reward):
             raise ConfigurationError(f'input is {input!r}; expected "text", "pair" or "chat"')
         if output not in (None, "logit", "probability", "margin", "expected"):
             raise ConfigurationError(f'output is {output!r}; expected "logit", "probability", "margin" or "expected"')
+        if dtype not in (None, *_DTYPES):
+            raise ConfigurationError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
         if not named and tokenizer is None:
             raise ConfigurationError("a loaded model was given without its tokenizer; give tokenizer=... too")
+        if not named and (device is not None or dtype is not None):
+            raise ConfigurationError(
+                f"device is {device!r} and dtype {dtype!r}, but the model is loaded already; move it with model.to(...)"
+            )
         self.source, self.input, self.output, self.label = (str(model) if named else None), input, output, label
         self.max_length, self.batch_tokens, self.device, self.dtype = max_length, batch_tokens, device, dtype
         self._lock = threading.Lock()
         self._loaded: tuple[Any, Any] | None = None if named else (model, tokenizer)
         if not named:
-            self._label(model)
+            self._fits(model, tokenizer)
 
     def config(self) -> Mapping[str, Any]:
         own = {
@@ -84,63 +92,53 @@ class Classifier(Reward):
 
         Raises:
             ModelNotFoundError: There is no such checkpoint.
+            UnsupportedModelError: It has no classification head.
         """
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._from_pretrained()
-                self._label(self._loaded[0])
+                loaded = self._from_pretrained()
+                self._fits(*loaded)
+                self._loaded = loaded
             return self._loaded
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
         model, tokenizer = self.load()
         encoded = [self._encode(tokenizer, model, candidate) for candidate in candidates]
         values: list[float] = [0.0] * len(encoded)
-        for rows in _batches([len(ids) for ids, _, _ in encoded], self.batch_tokens):
+        # Models that read a sequence's last token find it by the padding token; one without it is read row by row.
+        padding = getattr(model.config, "pad_token_id", None) is not None
+        batches = padded_batches([len(row.ids) for row in encoded], self.batch_tokens if padding else 0)
+        for rows in batches:
             for row, value in zip(rows, self._values(model, tokenizer, [encoded[row] for row in rows]), strict=True):
                 values[row] = value
-        return [Score(value=value, comment=comment) for value, (_, _, comment) in zip(values, encoded, strict=True)]
+        return [Score(value=value, comment=row.comment) for value, row in zip(values, encoded, strict=True)]
 
-    def _encode(self, tokenizer: Any, model: Any, candidate: Candidate) -> tuple[list[int], list[int], str | None]:
-        """Return token ids, token types, and what had to be cut off from the response."""
+    def _encode(self, tokenizer: Any, model: Any, candidate: Candidate) -> Encoded:
         limit = self.max_length or min(
             int(getattr(model.config, "max_position_embeddings", 1 << 20)), int(tokenizer.model_max_length)
         )
         if self.input == "chat":
-            messages = [*candidate.messages, {"role": "assistant", "content": candidate.text}]
-            ids = list(
-                tokenizer.apply_chat_template([dict(message) for message in messages], return_dict=True)["input_ids"]
+            encoded = encode_chat(tokenizer, candidate.messages, candidate.text, limit)
+        else:
+            prompt = last_user_text(candidate) if self.input == "pair" else None
+            encoded = encode_texts(tokenizer, prompt, candidate.text, limit)
+        if encoded.read < len(candidate.text):
+            warnings.warn(
+                f"reward {self.name!r}: {encoded.comment}; let responses be shorter (max_tokens)", stacklevel=2
             )
-            return ids[-limit:], [0] * len(ids[-limit:]), None
-        prompt = last_user_text(candidate) if self.input == "pair" else None
-        response = candidate.text
-        while len((encoded := _pair(tokenizer, prompt, response))["input_ids"]) > limit:
-            over = len(encoded["input_ids"]) - limit
-            if prompt:
-                prompt = _cut(tokenizer, prompt, over, from_left=True)
-            else:
-                response = _cut(tokenizer, response, over, from_left=False)
-        ids = list(encoded["input_ids"])
-        types = list(encoded.get("token_type_ids") or [0] * len(ids))
-        return ids, types, self._shortened(candidate.text, response)
+        return encoded
 
-    def _shortened(self, whole: str, read: str) -> str | None:
-        if read == whole:
-            return None
-        comment = f"only the first {len(read)} of {len(whole)} characters of the response were read"
-        warnings.warn(f"reward {self.name!r}: {comment}; let responses be shorter (max_tokens)", stacklevel=2)
-        return comment
-
-    def _values(self, model: Any, tokenizer: Any, rows: Sequence[tuple[list[int], list[int], Any]]) -> list[float]:
+    def _values(self, model: Any, tokenizer: Any, rows: Sequence[Encoded]) -> list[float]:
         import torch
 
-        longest = max(len(ids) for ids, _, _ in rows)
-        pad = tokenizer.pad_token_id or 0
+        longest = max(len(row.ids) for row in rows)
+        pad = getattr(model.config, "pad_token_id", None) or 0  # the one that the model looks for
         inputs = {
-            "input_ids": [ids + [pad] * (longest - len(ids)) for ids, _, _ in rows],
-            "attention_mask": [[1] * len(ids) + [0] * (longest - len(ids)) for ids, _, _ in rows],
+            "input_ids": [row.ids + [pad] * (longest - len(row.ids)) for row in rows],
+            "attention_mask": [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows],
         }
         if "token_type_ids" in tokenizer.model_input_names:
-            inputs["token_type_ids"] = [types + [0] * (longest - len(types)) for _, types, _ in rows]
+            inputs["token_type_ids"] = [row.types + [0] * (longest - len(row.types)) for row in rows]
         with torch.inference_mode():
             tensors = {name: torch.tensor(values, device=model.device) for name, values in inputs.items()}
             logits = model(**tensors).logits.float()
@@ -161,6 +159,14 @@ class Classifier(Reward):
         others = [index for index in range(logits.shape[1]) if index != label]
         return logits[:, label] - logits[:, others].logsumexp(-1)
 
+    def _fits(self, model: Any, tokenizer: Any) -> None:
+        """Refuse what these settings can't be used with."""
+        self._label(model)
+        if self.input == "chat" and not getattr(tokenizer, "chat_template", None):
+            raise ConfigurationError(
+                f'reward {self.name!r}: input is "chat" but the tokenizer has no chat template; take "pair" or "text"'
+            )
+
     def _label(self, model: Any) -> int:
         count, names = int(model.config.num_labels), {str(k): v for k, v in (model.config.label2id or {}).items()}
         if count == 1 and self.output in ("margin", "expected"):
@@ -173,41 +179,26 @@ class Classifier(Reward):
         return label % count
 
     def _from_pretrained(self) -> tuple[Any, Any]:
-        source = str(self.source)
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        from aisp.models.devices import resolve_device
+
+        source, device = str(self.source), resolve_device(self.device or "cpu")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=getattr(torch, self.dtype), use_safetensors=True
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                source, dtype=getattr(torch, self.dtype or "float32"), use_safetensors=True, output_loading_info=True
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ModelNotFoundError(
                 f"reward {self.name!r}: there is no classifier at {self.source!r}: {error}; "
                 "give a checkpoint directory or a hub id"
             ) from error
-        return model.to(self.device or "cpu").eval().requires_grad_(False), tokenizer
-
-
-def _pair(tokenizer: Any, first: str | None, second: str) -> Any:
-    return tokenizer(second) if first is None else tokenizer(first, second)
-
-
-def _cut(tokenizer: Any, text: str, tokens: int, *, from_left: bool) -> str:
-    """Return a text without its first or last tokens."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    if tokens >= len(offsets):
-        return ""
-    return text[offsets[tokens][0] :] if from_left else text[: offsets[len(offsets) - tokens - 1][1]]
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Group rows of similar length so that no padded batch has more than `batch_tokens` tokens (one row always may)."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+        if found["missing_keys"]:  # which transformers would draw at random
+            missing = ", ".join(sorted(found["missing_keys"]))
+            raise UnsupportedModelError(
+                f"reward {self.name!r}: the checkpoint {source!r} has no {missing}; expected one that was trained to "
+                "classify, head included"
+            )
+        return model.to(device).eval().requires_grad_(False), tokenizer

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from aisp.errors import ConfigurationError, ModelNotFoundError, RewardError
 from aisp.records import Candidate
 from aisp.rewards import Classifier
-from aisp.rewards.classifier import _batches
-from aisp.testing import tiny_tokenizer
+from aisp.rewards.encoding import padded_batches
+from aisp.testing import tiny_model, tiny_tokenizer
 
 
 def model_of(labels):
@@ -74,17 +80,19 @@ def test_what_is_too_long_loses_its_prompt_first_and_then_says_so():
     reward = Classifier(model, tokenizer=tokenizer, input="pair", max_length=24)
     prompt = "x" * 40
     [score] = reward.score(candidates_of("response.", prompt=prompt))
-    assert score.comment is None
+    unread = 40 - (24 - len(tokenizer("response.")["input_ids"]))
+    assert score.comment == f"the first {unread} characters of the prompt were not read"
     expected = logits_of(model, "x" * (24 - len(tokenizer("response.")["input_ids"])), "response.")
     assert score.value == pytest.approx(float(expected[0]), abs=1e-4)
     with pytest.warns(UserWarning, match="only the first 24 of 30 characters"):
         [score] = reward.score(candidates_of("y" * 30, prompt=prompt))
-    assert score.comment == "only the first 24 of 30 characters of the response were read"
+    assert score.comment.endswith("; only the first 24 of 30 characters of the response were read")
+    assert score.value == pytest.approx(float(logits_of(model, "", "y" * 24)[0]), abs=1e-4)
 
 
 def test_batches_are_bounded_in_tokens_and_their_size_changes_nothing():
     lengths = [5, 1, 9, 2, 2, 30, 4]
-    batches = _batches(lengths, 12)
+    batches = padded_batches(lengths, 12)
     assert sorted(row for rows in batches for row in rows) == list(range(7))
     assert all(len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= 12 for rows in batches)
     model, texts = model_of(2), [f"{'the day ' * n}is good" for n in range(8)]
@@ -93,6 +101,89 @@ def test_batches_are_bounded_in_tokens_and_their_size_changes_nothing():
         for n in (1, 8192)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def reward_model(**config):
+    """A preference model as they come: a decoder whose last token's state a scalar head reads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        fields = {"vocab_size": len(tiny_tokenizer()), "hidden_size": 16, "num_hidden_layers": 1}
+        fields |= {"num_attention_heads": 2, "intermediate_size": 16, "num_labels": 1, "initializer_range": 1.0}
+        return LlamaForSequenceClassification(LlamaConfig(**{**fields, **config})).eval()
+
+
+CONVERSATION = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How are you?"}]
+
+
+@pytest.mark.parametrize("pad", [None, 0, 5], ids=["no padding token", "the tokenizer's", "one of its own"])
+def test_preference_models_read_the_conversation_to_its_last_token(pad):
+    model, tokenizer = reward_model(pad_token_id=pad), tiny_tokenizer()
+    texts = ["fine", "not good and not bad", "you", ""]
+    scores = Classifier(model, tokenizer=tokenizer, input="chat").score(
+        [Candidate(messages=CONVERSATION, text=text) for text in texts]
+    )
+    for text, score in zip(texts, scores, strict=True):
+        turns = [*CONVERSATION, {"role": "assistant", "content": text}]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+        with torch.inference_mode():
+            expected = model.score(model.model(input_ids=ids).last_hidden_state[0, -1])
+        assert score.value == pytest.approx(float(expected[0]), abs=1e-4)
+        assert score.comment is None
+
+
+def test_a_conversation_that_is_too_long_loses_its_oldest_tokens_and_then_the_responses_end():
+    model, tokenizer = reward_model(pad_token_id=0), tiny_tokenizer()
+    said = [Candidate(messages=CONVERSATION, text="you are good")]
+    turns = [*CONVERSATION, {"role": "assistant", "content": "you are good"}]
+    ids = tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
+    [score] = Classifier(model, tokenizer=tokenizer, input="chat", max_length=len(ids) - 7).score(said)
+    assert score.comment == "the first 7 tokens of the conversation were not read"
+    with torch.inference_mode():
+        assert score.value == pytest.approx(float(model(torch.tensor([ids[7:]])).logits), abs=1e-4)
+    long = Candidate(messages=CONVERSATION, text="y" * 60)
+    with pytest.warns(UserWarning, match="of 60 characters"):
+        [score] = Classifier(model, tokenizer=tokenizer, input="chat", max_length=30).score([long])
+    tail = len(tokenizer("<|im_end|>\n")["input_ids"])
+    assert score.comment.endswith(f"; only the first {30 - tail} of 60 characters of the response were read")
+    with torch.inference_mode():
+        read = tokenizer("y" * (30 - tail) + "<|im_end|>\n", return_tensors="pt")["input_ids"]
+        assert score.value == pytest.approx(float(model(read).logits), abs=1e-4)
+
+
+def test_a_named_model_has_a_dtype_of_its_own_and_a_loaded_one_keeps_its_own(tmp_path):
+    model_of(2).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    half = Classifier(tmp_path, dtype="bfloat16", device="cpu", name="half")
+    assert half.score(candidates_of("good"))[0].value == pytest.approx(
+        Classifier(tmp_path, name="whole").score(candidates_of("good"))[0].value, rel=0.1
+    )
+    assert half.load()[0].dtype == torch.bfloat16
+    for options in ({"device": "cpu"}, {"dtype": "float32"}):
+        with pytest.raises(ConfigurationError, match="loaded already"):
+            Classifier(model_of(2), tokenizer=tiny_tokenizer(), **options)
+    with pytest.raises(ConfigurationError, match="int8"):
+        Classifier(tmp_path, dtype="int8")
+
+
+def test_a_checkpoint_without_a_classification_head_is_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path) is not None
+    with pytest.raises(RewardError, match=r"has no score\.weight; expected one that was trained to classify"):
+        Classifier(tmp_path, name="headless").score(candidates_of("a"))
+
+
+def test_a_chat_needs_a_template():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigurationError, match="no chat template"):
+        Classifier(reward_model(pad_token_id=0), tokenizer=tokenizer, input="chat")
+
+
+def test_reasoning_is_not_read():
+    reward = Classifier(model_of(2), tokenizer=tiny_tokenizer())
+    one, other = reward.score([Candidate(messages=[], text="good", reasoning=r) for r in (None, "bad bad bad")])
+    assert one.value == other.value
 
 
 def test_a_label_or_output_that_the_model_has_not_is_an_error():

@@ -1,4 +1,4 @@
-"""What tests need: a tiny language model and its tokenizer, made from a seed, with no file and no network.
+"""A tiny language model and its tokenizer, made from a seed, with no file and no network.
 
 The model's weights are random, so what it says is noise; but its distributions are neither flat nor peaked, its
 end-of-sequence token has a share of them, and a seed gives the same weights on every machine.
