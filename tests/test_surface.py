@@ -41,6 +41,7 @@ def test_names():
     assert sorted(aisp_langchain.__all__) == ["AISPChatModel", "__version__", "as_reward"]
     assert sorted(aisp_llamaindex.__all__) == ["AISPLLM", "__version__", "as_reward"]
     assert sorted(aisp_langchain.rewards.__all__) == [
+        "DecisionReward",
         "Preferences",
         "Reward",
         "RubricJudge",

@@ -63,8 +63,7 @@ class FunctionReward(Reward):
 
     @property
     def is_async(self) -> bool:
-        function = self.function
-        return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+        return is_async(self.function)
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
         return [self._call(candidate) for candidate in candidates]
@@ -80,7 +79,7 @@ class FunctionReward(Reward):
 
 
 class BatchReward(Reward):
-    """Scores with a function of all candidates at once, sync.
+    """Scores with a function of all candidates at once, sync or async.
 
     Args:
         function: Takes a sequence of candidates, and returns a number for each.
@@ -89,7 +88,7 @@ class BatchReward(Reward):
 
     def __init__(
         self,
-        function: Callable[[Sequence[Candidate]], Sequence[Verdict]],
+        function: Callable[[Sequence[Candidate]], Any],
         *,
         version: str | None = None,
         **options: Any,
@@ -101,8 +100,17 @@ class BatchReward(Reward):
     def config(self) -> Mapping[str, Any]:
         return {"version": self._version}
 
+    @property
+    def is_async(self) -> bool:
+        return is_async(self.function)
+
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        return self.function(candidates)
+        verdicts: Sequence[Verdict] = self.function(candidates)
+        return verdicts
+
+    async def _ascore(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
+        verdicts: Sequence[Verdict] = await self.function(candidates)
+        return verdicts
 
 
 def bind(function: Callable[..., Any], binders: Binders) -> dict[str, Callable[[Candidate], Any]]:
@@ -136,6 +144,11 @@ def bind(function: Callable[..., Any], binders: Binders) -> dict[str, Callable[[
             f"its parameters may be called {', '.join(binders)}"
         )
     return bound
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether a function, or an object's own `__call__`, must be awaited."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _takes_names(function: Callable[..., Any]) -> bool:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from aisp.rewards.preferences import Preferences
 from aisp_langchain.rewards.coerce import as_reward
+from aisp_langchain.rewards.decision import DecisionReward
 from aisp_langchain.rewards.judge import RubricJudge
 from aisp_langchain.rewards.runnable import Reward, minimum, normalize, product, veto, when
 
-__all__ = ["Preferences", "Reward", "RubricJudge", "as_reward", "minimum", "normalize", "product", "veto", "when"]
+__all__ = [
+    "DecisionReward",
+    "Preferences",
+    "Reward",
+    "RubricJudge",
+    "as_reward",
+    "minimum",
+    "normalize",
+    "product",
+    "veto",
+    "when",
+]

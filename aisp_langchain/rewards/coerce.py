@@ -19,8 +19,9 @@ from aisp.records import Candidate
 from aisp.rewards.algebra import Sum
 from aisp.rewards.base import Reward, Verdict
 from aisp.rewards.classifier import Classifier
-from aisp.rewards.function import BINDERS, BatchReward, Binders, FunctionReward, last_user_text
+from aisp.rewards.function import BINDERS, BatchReward, Binders, FunctionReward, is_async, last_user_text
 from aisp.rewards.loop import run
+from aisp_langchain.rewards.decision import is_decision_model
 from aisp_langchain.rewards.evaluators import example_of, inputs_of, outputs_of, payload_of, run_of, to_verdict
 
 LANGCHAIN_BINDERS: Binders = {
@@ -30,8 +31,15 @@ LANGCHAIN_BINDERS: Binders = {
     "reference_outputs": lambda candidate: candidate.reference,
     "run": lambda candidate: run_of(candidate),
     "example": lambda candidate: example_of(candidate),
+    "attachments": lambda _: {},
 }
 """What a reward function's parameters may be called here: those of `aisp`, and LangChain's evaluators' names."""
+
+# openevals' own evaluators write what they compare as JSON, which a message is not.
+_OPENEVALS_BINDERS: Binders = {
+    **LANGCHAIN_BINDERS,
+    "outputs": lambda candidate: outputs_of(candidate) if candidate.tool_calls else candidate.text,
+}
 
 _EXPECTED = (
     "a reward, a function of `outputs` (also of `run` and `example`, or of `prompts` and `completions`), an openevals "
@@ -77,6 +85,11 @@ def as_reward(source: Any, *, name: str | None = None) -> Reward:
             "judge of it: aisp_langchain.rewards.RubricJudge, a function, or a chain of a prompt, the model and a "
             "parser, that returns a number"
         )
+    if is_decision_model(source):
+        raise ConfigurationError(
+            f"rewards is the decision model {type(source).__name__}, which needs a question: "
+            "aisp_langchain.rewards.DecisionReward(model, Noul(instructions=...))"
+        )
     if isinstance(source, Runnable):
         return RunnableReward(source, name=name)
     model = _model_reward(source, name)
@@ -85,15 +98,23 @@ def as_reward(source: Any, *, name: str | None = None) -> Reward:
     if isinstance(source, Sequence) and not isinstance(source, str) and source:
         return Sum(*(as_reward(part) for part in source))
     if hasattr(source, "evaluate_run"):
-        evaluate = source.evaluate_run
-        own = name or type(source).__name__.lower()
-        return FunctionReward(
-            lambda run, example: to_verdict(evaluate(run, example)), name=own, binders=LANGCHAIN_BINDERS
-        )
+        evaluate = source.aevaluate_run if getattr(source, "is_async", False) is True else source.evaluate_run
+
+        async def awaited(run: Any, example: Any) -> Any:
+            return await evaluate(run, example)
+
+        def plain(run: Any, example: Any) -> Any:
+            return evaluate(run, example)
+
+        judged = _readable(awaited if inspect.iscoroutinefunction(evaluate) else plain)
+        return FunctionReward(judged, name=name or type(source).__name__.lower(), binders=LANGCHAIN_BINDERS)
     if callable(source):
         if "completions" in _parameters(source):
             return BatchReward(_of_trl(source), name=name or getattr(source, "__name__", "function"))
-        return FunctionReward(_readable(source), name=name, binders=LANGCHAIN_BINDERS)
+        of_openevals = str(getattr(source, "__module__", "")).split(".")[0] == "openevals"
+        return FunctionReward(
+            _readable(source), name=name, binders=_OPENEVALS_BINDERS if of_openevals else LANGCHAIN_BINDERS
+        )
     raise ConfigurationError(f"rewards is {source!r}; expected {_EXPECTED}")
 
 
@@ -101,12 +122,19 @@ def _model_reward(source: Any, name: str | None) -> Reward | None:
     """Return the reward of a model that scores; None if it is none."""
     named: dict[str, Any] = {} if name is None else {"name": name}
     if isinstance(source, Path) or (isinstance(source, str) and ("/" in source or Path(source).is_dir())):
+        _there(source)
         return Classifier(source, **named)
     if getattr(source, "task", None) in ("text-classification", "sentiment-analysis"):
         return Classifier(source.model, tokenizer=source.tokenizer, **named)
     if isinstance(source, tuple) and len(source) == 2 and hasattr(source[0], "config") and hasattr(source[1], "encode"):
         return Classifier(source[0], tokenizer=source[1], **named)
     if callable(getattr(source, "predict", None)) and not isinstance(source, type):
+        labels = getattr(getattr(source, "config", None), "num_labels", 1)
+        if labels != 1:
+            raise ConfigurationError(
+                f"rewards is a {type(source).__name__} of {labels} labels, and a reward is one number; take "
+                'aisp.rewards.Classifier(model.model, tokenizer=model.tokenizer, input="pair", label=...)'
+            )
 
         def predict(candidates: Sequence[Candidate]) -> Sequence[float]:
             pairs = [(last_user_text(candidate), candidate.text) for candidate in candidates]
@@ -116,6 +144,15 @@ def _model_reward(source: Any, name: str | None) -> Reward | None:
     return None
 
 
+def _there(source: str | Path) -> None:
+    """Refuse a path that leads nowhere; what could be a hub id is looked up when it is first needed."""
+    path = Path(source)
+    if (isinstance(source, Path) or path.is_absolute() or source.startswith(".")) and not path.is_dir():
+        raise ConfigurationError(f"rewards is the path {str(source)!r}, where there is no folder; expected {_EXPECTED}")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ConfigurationError(f"rewards is the folder {str(source)!r}, which holds no config.json of a classifier")
+
+
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(function).parameters
@@ -123,7 +160,7 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return {}
 
 
-def _of_trl(function: Callable[..., Any]) -> Callable[[Sequence[Candidate]], Sequence[Verdict]]:
+def _of_trl(function: Callable[..., Any]) -> Callable[[Sequence[Candidate]], Any]:
     """Wrap a reward function of TRL's convention: lists of conversations in, a list of numbers out.
 
     Raises:
@@ -140,15 +177,21 @@ def _of_trl(function: Callable[..., Any]) -> Callable[[Sequence[Candidate]], Seq
             f"a batch reward function wants {columns}, columns of a data set; here there are prompts and completions"
         )
 
-    def score(candidates: Sequence[Candidate]) -> Sequence[Verdict]:
+    def arguments(candidates: Sequence[Candidate]) -> dict[str, Any]:
         given = {
             "prompts": [[dict(message) for message in candidate.messages] for candidate in candidates],
             "completions": [[{"role": "assistant", "content": candidate.text}] for candidate in candidates],
         }
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return list(function(**{k: v for k, v in given.items() if takes_all or k in parameters}))
+        return {k: v for k, v in given.items() if takes_all or k in parameters}
 
-    return score
+    async def awaited(candidates: Sequence[Candidate]) -> Sequence[Verdict]:
+        return list(await function(**arguments(candidates)))
+
+    def plain(candidates: Sequence[Candidate]) -> Sequence[Verdict]:
+        return list(function(**arguments(candidates)))
+
+    return awaited if is_async(function) else plain
 
 
 class RunnableReward(Reward):
@@ -212,8 +255,7 @@ def _renamed(reward: Reward, name: str) -> Reward:
 
 def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function so that what it returns is read as an evaluator's result."""
-    called = getattr(function, "__call__", None)  # noqa: B004 - an object's own, which may be async
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+    if is_async(function):
 
         @functools.wraps(function)
         async def awaited(*args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ class Reward(Runnable[Mapping[str, Any], Result]):
 
     It takes `{"inputs", "outputs", "reference_outputs"}` (`outputs` an AIMessage or text, the others optional) and
     returns `{"key", "score", "comment", "metadata"}`, where the metadata holds the named `parts`, `vetoed`, and the
-    `error` of what could not be scored. A batch is scored as one batch.
+    `error` of what could not be scored; the score of either is None. A batch is scored as one batch.
 
     Args:
         source: What `as_reward` takes.
@@ -98,13 +97,16 @@ class Reward(Runnable[Mapping[str, Any], Result]):
     def as_evaluator(self) -> Callable[..., Result]:
         """Return an evaluator as openevals and LangSmith's `evaluate` know them.
 
-        It is a function of `inputs`, `outputs` and `reference_outputs` that returns `{"key", "score", "comment"}`.
+        It is a function of `inputs`, `outputs` and `reference_outputs` that returns `{"key", "score", "comment"}`. What
+        is vetoed or can't be scored has the score None, and the comment says so.
         """
 
         def evaluator(inputs: Any = None, outputs: Any = None, reference_outputs: Any = None) -> Result:
             given = {"inputs": inputs, "outputs": outputs, "reference_outputs": reference_outputs}
             [result] = self._results([given])
-            return {key: result[key] for key in ("key", "score", "comment")}
+            closed = result["metadata"]["error"] or ("vetoed" if result["metadata"]["vetoed"] else None)
+            said = "; ".join(filter(None, [closed, result["comment"]])) or None
+            return {"key": result["key"], "score": result["score"], "comment": said}
 
         evaluator.__name__ = self.reward.name
         return evaluator
@@ -150,7 +152,7 @@ class Reward(Runnable[Mapping[str, Any], Result]):
     def _result(self, score: Score) -> Result:
         return {
             "key": self.reward.name,
-            "score": None if math.isnan(score.value) else score.value,
+            "score": score.value if score.usable else None,
             "comment": score.comment,
             "metadata": {"parts": dict(score.parts), "vetoed": score.vetoed, "error": score.error},
         }

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -121,6 +125,7 @@ def test_the_algebra_is_that_of_the_engine():
     assert value(a + words) == 4.0
     gated = (a + veto(Length(4, 9))).invoke({"outputs": "x"})
     assert gated["metadata"]["vetoed"]
+    assert gated["score"] is None, "what is vetoed is outside every mean"
     scores = [r["score"] for r in normalize(lambda text: len(text)).batch([{"outputs": "x"}, {"outputs": "xxx"}])]
     assert scores == [-1.0, 1.0]
 
@@ -174,6 +179,48 @@ def test_the_real_langsmith_evaluators():
     assert as_reward(both).score(given)[0].parts == {"a": 1.0, "b": 0.0}
 
 
+def test_openevals_own_functions_compare_text(monkeypatch):
+    """What openevals' `exact_match` and `levenshtein_distance` do with what they are given."""
+
+    def exact_match(*, outputs, reference_outputs, **kwargs):
+        return {"key": "equal", "score": json.dumps(outputs) == json.dumps(reference_outputs)}
+
+    async def exact_match_async(*, outputs, reference_outputs, **kwargs):
+        return exact_match(outputs=outputs, reference_outputs=reference_outputs)
+
+    given = [candidate(reference="an old oak"), candidate("ash", reference="an old oak")]
+    for function in (exact_match, exact_match_async):
+        monkeypatch.setattr(function, "__module__", "openevals.exact")
+        assert [score.value for score in as_reward(function).score(given)] == [1.0, 0.0]
+
+
+async def test_async_langsmith_evaluators_work_on_a_loop_too():
+    from langsmith.evaluation import run_evaluator
+
+    @run_evaluator
+    async def brevity(run, example=None):
+        return {"key": "brevity", "score": -len(run.outputs["output"])}
+
+    reward = as_reward(brevity)
+    assert [score.value for score in await reward.ascore([candidate(), candidate("ash")])] == [-10.0, -3.0]
+    assert [score.value for score in reward.score([candidate(), candidate("ash")])] == [-10.0, -3.0]
+
+
+def test_langsmith_runs_what_as_evaluator_returns():
+    from langsmith.evaluation import run_evaluator
+
+    def length(text: str, prompt: str) -> float:
+        return float(len(text) + 100 * len(prompt))
+
+    evaluator = run_evaluator((Reward(length) + veto(Length(1, 3))).as_evaluator())
+    for text, score, comment in (("an old oak", 710, None), ("an old oak in a deep dark wood", None, "vetoed")):
+        given = {"inputs": {"question": "A tree?"}, "outputs": {"output": text}, "id": uuid4(), "trace_id": uuid4()}
+        run = SimpleNamespace(**given, session_id=None)
+        example = SimpleNamespace(inputs=run.inputs, outputs={}, attachments=None, metadata=None)
+        result = evaluator.evaluate_run(run, example)
+        assert (result.key, result.score, result.comment) == ("sum", score, comment)
+
+
 def test_trl_batch_functions_get_conversations():
     seen = {}
 
@@ -187,12 +234,24 @@ def test_trl_batch_functions_get_conversations():
     with pytest.raises(ConfigurationError, match="solution"):
         as_reward(lambda completions, solution: [0.0])
 
+    async def patient(completions, **kwargs):
+        return [len(completion[0]["content"]) for completion in completions]
+
+    assert [s.value for s in as_reward(patient).score([candidate("oak"), candidate("ash tree")])] == [3.0, 8.0]
+    with pytest.raises(RewardError, match="returned None"):
+        as_reward(lambda completions: [None for _ in completions]).score([candidate("oak")])
+
 
 def test_cross_encoders_get_pairs():
     class CrossEncoder:
         def predict(self, pairs):
             return [len(prompt) + 10 * len(text) for prompt, text in pairs]
 
+    class Several(CrossEncoder):
+        config = SimpleNamespace(num_labels=3)
+
+    with pytest.raises(ConfigurationError, match="of 3 labels"):
+        as_reward(Several())
     reward = as_reward(CrossEncoder())
     assert reward.name == "crossencoder"
     assert [s.value for s in reward.score([candidate("oak"), candidate("elms")])] == [37.0, 47.0]
@@ -208,6 +267,15 @@ def test_checkpoints_and_pipelines_are_classifiers(shared_models):
     assert by_path[0] > 0 > by_path[1]
     assert [s.value for s in piped.score(texts)] == pytest.approx(by_path, abs=1e-4)
     assert as_reward(str(folder)).fingerprint == as_reward(str(folder)).fingerprint
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./none", Path("none/at/all")])
+def test_a_path_that_leads_nowhere_is_an_error_when_built(source, tmp_path):
+    with pytest.raises(ConfigurationError, match="no folder"):
+        as_reward(source)
+    with pytest.raises(ConfigurationError, match=r"config\.json"):
+        as_reward(tmp_path)
+    assert as_reward("some-one/some-classifier").name == "some-classifier", "a hub id is looked up when it is needed"
 
 
 class TestPreferences:
