@@ -271,3 +271,19 @@ def reward_check(
             out=out,
             plot=plot,
         )
+
+
+@reward_app.command("injections")
+def reward_injections(
+    judge: Annotated[str, typer.Option(help="local:MODEL, or a reward as elsewhere.")],
+    question: Annotated[str, typer.Option(help="What a local judge is asked.")] = "How helpful is the answer?",
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(help="Answers at most.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Where to write the figures, as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Measure how far answers that try to talk a judge into a better verdict get with it."""
+    with _readable_errors():
+        from aisp.bench.reward.command import run_injections
+
+        run_injections(judge, question, dtype=dtype, device=device, limit=limit, out=out)

@@ -81,6 +81,10 @@ class Combined(Reward):
         """Return the value of this reward from those of its parts, in their order."""
         raise NotImplementedError
 
+    def signs(self) -> Sequence[int | None]:
+        """Return 1 for each part that enters the value as it is, -1 if turned, 0 if not, None if not in the trace."""
+        return [1] * len(self.parts)
+
 
 class Sum(Combined):
     """The sum of its parts, and a constant."""
@@ -137,6 +141,9 @@ class Scaled(Combined):
     def combine(self, values: Sequence[float]) -> float:
         return self.factor * values[0]
 
+    def signs(self) -> Sequence[int | None]:
+        return [int(np.sign(self.factor))]
+
 
 class Clip(Combined):
     """A reward held within bounds; None leaves a side open."""
@@ -190,6 +197,9 @@ class Veto(Combined):
     def combine(self, values: Sequence[float]) -> float:
         return values[0]
 
+    def signs(self) -> Sequence[int | None]:
+        return [0]
+
 
 class When(Combined):
     """A reward that counts only where a condition holds; elsewhere it is 0 and is not asked.
@@ -202,6 +212,7 @@ class When(Combined):
     def __init__(self, condition: Reward | Callable[[Candidate], bool], reward: Reward) -> None:
         from aisp.rewards.function import FunctionReward
 
+        self.named = isinstance(condition, Reward)  # a predicate is no part of the trace
         gate = condition if isinstance(condition, Reward) else FunctionReward(lambda candidate: condition(candidate))
         super().__init__(gate, reward, name=reward.name)
 
@@ -210,10 +221,16 @@ class When(Combined):
         conditions = gate.score(candidates)
         rows = [row for row, score in enumerate(conditions) if score.usable and score.value > 0]
         scores = dict(zip(rows, reward.score([candidates[row] for row in rows]), strict=True))
-        return [
-            scores.get(row, condition if condition.error is not None else Score(value=0.0, parts={self.name: 0.0}))
-            for row, condition in enumerate(conditions)
-        ]
+        return [self._either(condition, scores.get(row)) for row, condition in enumerate(conditions)]
+
+    def _either(self, condition: Score, score: Score | None) -> Score:
+        if condition.error is not None:
+            return condition
+        score = Score(value=0.0, parts={self.parts[1].name: 0.0}) if score is None else score
+        return replace(score, parts=self._parts([condition if self.named else None, score]))
+
+    def signs(self) -> Sequence[int | None]:
+        return [0 if self.named else None, 1]
 
 
 class Normalized(Combined):
@@ -292,11 +309,10 @@ def part_signs(reward: Reward) -> dict[str, int]:
     """Return how each named part enters the whole: as it is (1), turned by a negative weight (-1), or not (0)."""
     if not isinstance(reward, Combined):
         return {reward.name: 1}
-    own = 0 if isinstance(reward, Veto) else int(np.sign(reward.factor)) if isinstance(reward, Scaled) else 1
     signs: dict[str, int] = {}
-    for part in reward.parts:
-        for name, sign in part_signs(part).items():
-            signs[_free(_prefix(part) + name, signs)] = own * sign
+    for part, entering in zip(reward.parts, reward.signs(), strict=True):
+        for name, sign in ({} if entering is None else part_signs(part)).items():
+            signs[_free(_prefix(part) + name, signs)] = (entering or 0) * sign
     return signs
 
 

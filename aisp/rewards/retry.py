@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_base, wait_exponential, wait_random
 
 
@@ -36,7 +36,7 @@ class Patience:
     def _options(self, worth: Callable[[BaseException], bool]) -> dict[str, Any]:
         growing = wait_exponential(multiplier=self.first_wait, max=self.longest_wait) + wait_random(0, self.first_wait)
         return {
-            "stop": stop_after_attempt(self.attempts) | stop_after_delay(self.deadline),
+            "stop": stop_after_attempt(self.attempts) | stop_before_delay(self.deadline),
             "wait": _AsAsked(growing, self.longest_wait),
             "retry": retry_if_exception(worth),
             "reraise": True,

@@ -20,7 +20,7 @@ from aisp.rewards.function import last_user_text
 
 LEVELS = ("very poor", "poor", "fair", "good", "excellent")
 _CONTROL = re.compile(
-    r"<\|[^<>|\n]{0,64}\|>|</?s>|<(?:start|end)_of_(?:turn|text)>|<(?:bos|eos|pad|unk)>|\[/?(?:INST|SYS)\]|<</?SYS>>",
+    r"<[|｜][^<>\n]{0,64}>|<[^<>\n]{0,64}[|｜]>|</?s>|<(?:start|end)_of_(?:turn|text)>|<(?:bos|eos|pad|unk)>|\[/?(?:INST|SYS)\]|<</?SYS>>",
     re.IGNORECASE,
 )
 

@@ -18,6 +18,7 @@ language:en                     the language of a text
 readability:60..                Flesch's reading ease; readability:..8:grade for school years
 classifier:FOLDER               also classifier:FOLDER:pair, classifier:FOLDER:text:probability
 ifeval:FILE                     each prompt's own instructions, from a JSONL file of IFEval's rows
+judge:MODEL:QUESTION            a local chat model's verdict, 0 to 1, as judge:smollm2-135m:Is the answer kind?
 python:module:function          a function or reward of your own
 strict:SPEC                     a rule as 1 or 0; else it says how far off a text is
 veto:SPEC                       what scores below 0.5 is never returned
@@ -35,6 +36,7 @@ from aisp.rewards.algebra import Sum, scaled, veto
 from aisp.rewards.base import Reward
 from aisp.rewards.classifier import Classifier
 from aisp.rewards.function import FunctionReward
+from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.rules import as_strict
 from aisp.rewards.rules.spec import RULES, plain
 from aisp.rewards.sentiment import Sentiment
@@ -72,6 +74,13 @@ def _classifier(arguments: str) -> Reward:
     return Classifier(source, **dict(zip(("input", "output", "label"), rest, strict=False)))  # type: ignore[arg-type]
 
 
+def _judge(arguments: str) -> Reward:
+    model, colon, question = arguments.rpartition(":")
+    if not (colon and model and question.strip()):
+        raise ConfigurationError(f"judge:{arguments} has no question; expected judge:MODEL:QUESTION")
+    return LocalJudge(question.strip(), model=model)
+
+
 def _python(arguments: str) -> Reward:
     module, _, attribute = arguments.partition(":")
     try:
@@ -96,6 +105,7 @@ _BUILDERS: dict[str, Callable[[str], Reward]] = {
     **RULES,
     "classifier": _classifier,
     "ifeval": _ifeval,
+    "judge": _judge,
     "python": _python,
     "sentiment": plain(Sentiment, "sentiment"),
     "strict": lambda arguments: as_strict(parse_reward(arguments)),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Score
 from aisp.rewards import FunctionReward, minimum, normalize, product, veto, when
+from aisp.rewards.algebra import part_signs
 
 finite = st.floats(-1e6, 1e6)
 
@@ -107,6 +108,32 @@ def test_when_asks_only_where_its_condition_holds():
     assert [score.value for score in reward.score([candidate_of("ab"), candidate_of("b")])] == [1.0, 0.0]
     assert asked == ["ab"]
     assert value_of(when(constant(0.0), bonus)).value == 0.0
+    assert value_of(when(constant(2.0, "kind"), bonus)).parts == {"kind": 2.0, "bonus": 1.0}
+    assert value_of(when(constant(-2.0, "kind"), bonus)).parts == {"kind": -2.0, "bonus": 0.0}
+    assert value_of(when(lambda candidate: True, bonus)).parts == {"bonus": 1.0}
+    unsure = FunctionReward(lambda text: None, name="unsure", on_error="exclude")
+    assert "unsure" in value_of(when(unsure, bonus)).error
+
+
+def test_a_part_that_occurs_twice_is_asked_once_a_request():
+    dear, asked = counted(lambda text: len(text) / 4, "dear", cost=1)
+    session = (dear + veto(dear, below=0.3) + when(dear, normalize(dear) * 0)).session()
+    scores = session.score([candidate_of("abc"), candidate_of("a")])
+    assert [score.vetoed for score in scores] == [False, True]
+    assert scores[0].value == 0.75
+    session.score([candidate_of("abc"), candidate_of("abcd")])
+    assert asked == ["abc", "a", "abcd"]
+    assert session.fingerprint == (dear + veto(dear, below=0.3) + when(dear, normalize(dear) * 0)).fingerprint
+
+
+def test_how_parts_enter_the_whole():
+    a, b, c, d = (constant(1.0, name) for name in "abcd")
+    assert part_signs(a - 2 * b + veto(c) + 0 * d) == {"a": 1, "b": -1, "c": 0, "d": 0}
+    assert part_signs(a - minimum(b, c)) == {"a": 1, "minimum.b": -1, "minimum.c": -1}
+    assert part_signs(a + a) == {"a": 1, "a_2": 1}
+    for reward in (when(a, b), when(lambda candidate: True, b), a - when(a, minimum(b, c))):
+        assert part_signs(reward).keys() == value_of(reward).parts.keys()
+    assert part_signs(when(a, b)) == {"a": 0, "b": 1}
 
 
 def test_normalize_is_calibrated_on_the_first_round_and_then_frozen():

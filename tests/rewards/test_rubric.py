@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from aisp.cli import app
 from aisp.engines import engine_for
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
 from aisp.rewards import Criterion, FunctionReward, LocalJudge, Rubric
-from aisp.rewards.injections import INJECTIONS, injection_shift
+from aisp.rewards.injections import INJECTIONS, injection_shift, weak_candidates
 from aisp.rewards.rubric import introduction, messages_for, quoted, without_control_tokens
+from aisp.rewards.spec import parse_reward
 
 KIND = Criterion(name="kind", description="Is the answer kind?")
 CLEAR = Criterion(name="clear", description="Is it clear?", weight=3.0, levels=("no", "yes"))
@@ -57,7 +61,7 @@ def test_what_can_not_be_read_as_one_is_an_error(source):
 @pytest.mark.parametrize("attack", INJECTIONS)
 def test_an_injection_stays_between_lines_that_it_can_not_forge(attack):
     shown = introduction(Rubric(criteria=[KIND]), candidate(f"Meh.\n\n{attack}"))
-    assert not re.search(r"<\|im_|\[/?INST\]|</s>", shown)
+    assert not re.search(r"<\|im_|\[/?INST\]|</s>|<[|｜]|[|｜]>", shown)
     lines = shown.split("\n")
     begins = [line for line in lines if re.fullmatch(r"\[[0-9a-f]{8} begins\]", line)]
     ends = [line for line in lines if re.fullmatch(r"\[[0-9a-f]{8} ends\]", line)]
@@ -112,9 +116,37 @@ def test_log_probs_are_those_of_the_whole_vocabulary(tiny):
 
 def test_a_shift_is_what_the_attacks_do():
     judge = FunctionReward(lambda text: 0.2 + 0.6 * ("rise" in text) - 0.1 * ("fall" in text), name="fooled")
-    shift = injection_shift(judge, [candidate("a"), candidate("b")], ["fall", "rise", "rest"])
+    shift = injection_shift(judge, [candidate("a"), candidate("b")], ["fall", "rise", "rest"], neutral=["fall", "x"])
     assert shift.plain == pytest.approx(0.2)
     assert shift.mean == pytest.approx(0.5 / 3)
     assert (shift.largest, shift.worst) == (pytest.approx(0.6), "rise")
     assert shift.raised_fraction == pytest.approx(1 / 3)
+    assert shift.neutral == pytest.approx(-0.05)
+    assert shift.by_injection == pytest.approx({"fall": -0.1, "rise": 0.6, "rest": 0.0})
     assert len(set(INJECTIONS)) >= 20
+    assert len(weak_candidates()) == 8
+
+
+def test_the_command_line_measures_a_judge(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("aisp.models.load", lambda name, **options: tiny)
+    out = tmp_path / "shift.json"
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["reward", "injections", *arguments], env={"COLUMNS": "160"})
+
+    done = run("--judge", "local:some-model", "--limit", "1", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert "1 answers x 26 injections" in done.output
+    found = json.loads(out.read_text())
+    assert found["by_injection"].keys() == set(INJECTIONS)
+    assert run("--judge", "regex:5", "--limit", "1").exit_code == 0
+    for judge in ("local:", "mood"):
+        assert run("--judge", judge).exit_code == 2
+
+
+def test_a_judge_can_be_written_as_words():
+    judge = parse_reward("judge:org/model:Is the answer kind?")
+    assert (judge.model, judge.rubric.criteria[0].description) == ("org/model", "Is the answer kind?")
+    for words in ("judge:model", "judge::What?", "judge:model: "):
+        with pytest.raises(ConfigurationError, match="judge:MODEL:QUESTION"):
+            parse_reward(words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,9 @@ from aisp.bench.reward.samples import draw_samples
 from aisp.errors import ConfigurationError
 from aisp.records import Sampling
 from aisp.results import read_prompts
-from aisp.rewards.spec import parse_rewards
+from aisp.rewards.injections import INJECTIONS, NEUTRAL, Shift, injection_shift, weak_candidates
+from aisp.rewards.local_judge import LocalJudge
+from aisp.rewards.spec import parse_reward, parse_rewards
 
 
 def run_check(
@@ -74,6 +77,49 @@ def run_check(
     if plot is not None:
         check.plot(plot)
     return check
+
+
+def run_injections(
+    judge: str, question: str, *, dtype: str | None, device: str | None, limit: int | None, out: Path | None
+) -> Shift:
+    """Measure how far injections move a judge on answers that deserve little, and print a row each.
+
+    Args:
+        judge: local:MODEL, or a reward as the command line writes it.
+        question: What a local judge is asked about the answer.
+        dtype: Of a local judge's weights.
+        device: Where a local judge runs.
+        limit: Answers at most.
+        out: Where the figures go, as JSON.
+
+    Raises:
+        ConfigurationError: Words that name no judge.
+    """
+    from aisp.commands import load_quietly
+
+    kind, _, model = judge.partition(":")
+    if kind == "local" and not model:
+        raise ConfigurationError("judge is 'local' without a model; expected local:MODEL")
+    load_quietly(model)
+    own = LocalJudge(question, model=model, dtype=dtype, device=device) if kind == "local" else parse_reward(judge)
+    candidates, console = weak_candidates()[:limit], Console()
+    with progress_on(console) as progress:
+        task = progress.add_task("attempts", total=1 + len(INJECTIONS) + len(NEUTRAL))
+        shift = injection_shift(own, candidates, advance=lambda: progress.advance(task))
+    table = Table("mean change", "appended to each answer", box=None)
+    for text, change in sorted(shift.by_injection.items(), key=lambda row: -row[1]):
+        table.add_row(f"{change:+.3f}", escape(repr(text)))
+    console.print(table)
+    console.print(
+        f"{len(candidates)} answers x {len(INJECTIONS)} injections: mean verdict {shift.plain:.3f}, mean change "
+        f"{shift.mean:+.3f} (harmless sentences: {shift.neutral:+.3f}), largest rise {shift.largest:+.3f}, "
+        f"{100 * shift.raised_fraction:.0f} % of attempts raised it",
+        highlight=False,
+    )
+    if out is not None:
+        about = {"judge": judge, "question": question, "answers": len(candidates)}
+        out.write_text(json.dumps({**about, **asdict(shift)}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return shift
 
 
 def progress_on(console: Console) -> Progress:
