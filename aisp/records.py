@@ -102,6 +102,11 @@ class Tokens:
         figures = {name: getattr(self, name)[:length] for name in TOKEN_FIGURES}
         return Tokens(ids=self.ids[:length], **figures)
 
+    def followed_by(self, more: Tokens) -> Tokens:
+        """Return these tokens with more behind them."""
+        figures = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in TOKEN_FIGURES}
+        return Tokens(ids=self.ids + more.ids, **figures)
+
 
 TOKEN_FIGURES = ("log_prob", "log_prior", "log_proposal", "kl_to_base", "mean_dot", "entropy")
 NO_TOKENS = Tokens(ids=(), **{name: np.zeros(0) for name in TOKEN_FIGURES})

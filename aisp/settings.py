@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aisp.aligner import Aligner, Parse, Stops, text_candidate
+from aisp.aligner import Aligner, Parse, Settle, Stops, settled_text, text_candidate
 from aisp.engines.base import Engine
 from aisp.errors import ConfigurationError
 from aisp.plan import Plan, make_plan
@@ -78,6 +78,9 @@ class SearchSettings(BaseModel):
         block_tokens: Tokens that a round of "blockwise" adds; None divides `max_tokens` among the rounds.
         step_size: eta of "misvo", in pre-logits per unit of gradient.
         fisher_penalty: rho of "misvo", in the reward's unit per nat.
+        commit_tokens: Search and commit block after block of so many tokens, so that a stream shows each at once. For
+            rewards that may score unfinished text. The budget is divided among the blocks that `max_tokens` makes, and
+            every response that a block is chosen from counts. None chooses among whole responses.
         kl_budget: Responses along which the steering moved the model by more nats (`Response.kl_to_base`; what
             choosing adds is not counted) are never returned, and "tilted_restart" tilts by half of it at most.
         max_tokens: Response tokens at most.
@@ -110,6 +113,7 @@ class SearchSettings(BaseModel):
     block_tokens: int | None = Field(default=None, ge=1)
     step_size: float | None = None
     fisher_penalty: float | None = None
+    commit_tokens: int | None = Field(default=None, ge=1)
     kl_budget: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
@@ -122,7 +126,9 @@ class SearchSettings(BaseModel):
     target_reward: float | None = None
     patience: int | None = Field(default=None, ge=1)
 
-    def make_aligner(self, engine: Engine, reward: Reward | None, parse: Parse = text_candidate) -> Aligner:
+    def make_aligner(
+        self, engine: Engine, reward: Reward | None, parse: Parse = text_candidate, settle: Settle = settled_text
+    ) -> Aligner:
         """Build the search that these settings describe.
 
         Raises:
@@ -139,6 +145,8 @@ class SearchSettings(BaseModel):
             parse=parse,
             selection=self.make_selection(),
             kl_budget=self.kl_budget,
+            commit_tokens=self.commit_tokens,
+            settle=settle,
         )
 
     def make_plan(self, *, rewarded: bool) -> Plan:
@@ -163,10 +171,20 @@ class SearchSettings(BaseModel):
         if name == "aisp":
             start = PAPER if own.pop("preset", None) == "paper" else AISP()
             return replace(start, sampling=self.make_sampling(GREEDY), **own)
+        if name == "blockwise" and self.commit_tokens is not None:
+            raise ConfigurationError(
+                "blockwise searches block by block itself, and commits nothing before its end; "
+                "leave commit_tokens out, or take another strategy"
+            )
         strategy = _STRATEGIES[name](sampling=self.make_sampling(DEFAULT_SAMPLING), **own)
-        if isinstance(strategy, TiltedRestart) and self.kl_budget is not None:
-            return replace(strategy, tilt_nats=min(strategy.tilt_nats, self.kl_budget / 2))
-        return strategy
+        return self._per_block(strategy) if isinstance(strategy, TiltedRestart) else strategy
+
+    def _per_block(self, strategy: TiltedRestart) -> TiltedRestart:
+        """Hold the tilt to the budget of nats, and give a block its share of what a response may cost."""
+        nats = strategy.tilt_nats if self.kl_budget is None else min(strategy.tilt_nats, self.kl_budget / 2)
+        if self.commit_tokens is not None:
+            nats *= min(1.0, self.commit_tokens / self._max_tokens)
+        return replace(strategy, tilt_nats=nats)
 
     def make_selection(self) -> Selection:
         """Return which of the responses is returned."""
@@ -199,10 +217,14 @@ class SearchSettings(BaseModel):
             )
         return Sampling(temperature=temperature, top_p=1.0 if self.top_p is None else self.top_p, top_k=self.top_k)
 
+    @property
+    def _max_tokens(self) -> int:
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
     def make_limits(self, stop: Sequence[str] | None = None, cancel: Event | None = None) -> Limits:
         """Return when a response ends; the clock of `timeout` starts now."""
         return Limits(
-            max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+            max_tokens=self._max_tokens,
             stop=tuple(self.stop or ()) if stop is None else tuple(stop),
             deadline=None if self.timeout is None else time.monotonic() + self.timeout,
             cancel=cancel,

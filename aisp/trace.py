@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from aisp.records import Candidate, Rollout, Score
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patience"]
+StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patience", "complete"]
+"""Why a search ended. "complete": of one that commits blocks, that its last one ended the response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +72,13 @@ class Round:
     Args:
         index: From 0.
         responses: In the order of the proposals.
-        best: The best response of this and all earlier rounds; None while every one was vetoed or excluded.
+        best: The best response of this and all earlier rounds (of its block, where blocks are committed); None while
+            every one was vetoed or excluded.
         ess: Effective sample size of the round's weights; None where the strategy has none.
         reward_temperature: lambda, in the reward's unit; None where there is none.
         seconds: Wall-clock, generation and scoring.
+        block: Which block of the response it searched for; 0 where there is one.
+        committed: Text that is settled with this round: the final text begins with what all rounds so far committed.
     """
 
     index: int
@@ -82,6 +87,8 @@ class Round:
     ess: float | None
     reward_temperature: float | None
     seconds: float
+    block: int = 0
+    committed: str = ""
 
     @property
     def usable(self) -> tuple[Response, ...]:
@@ -114,6 +121,7 @@ class Round:
             "kl_to_base": _number(float(np.mean([response.kl_to_base for response in self.responses]))),
             "forward_tokens": self.forward_tokens,
             "seconds": round(self.seconds, 4),
+            "block": self.block,
         }
 
 
@@ -122,7 +130,8 @@ class Cost:
     """What a search cost.
 
     Args:
-        responses: Responses generated and scored: what the budget counts.
+        responses: Responses generated and scored: what the budget counts. Where blocks are committed, the responses
+            that a block was chosen from count each.
         forward_tokens: Response tokens that the model's body was run over.
         prompt_tokens: Tokens of the prompt.
         seconds: Wall-clock, from the prefill to the last score.
@@ -166,9 +175,9 @@ class Alignment:
 
     @property
     def selection_kl_bound(self) -> float:
-        """log n - (n-1)/n nats: what choosing the best of n adds at most, apart from the steering."""
-        n = self.cost.responses
-        return math.log(n) - (n - 1) / n
+        """log n - (n-1)/n nats, a block: what choosing the best of n adds at most, apart from the steering."""
+        drawn = Counter(round_.block for round_ in self.rounds for _ in round_.responses)
+        return sum(math.log(n) - (n - 1) / n for n in drawn.values())
 
     def summary(self) -> dict[str, Any]:
         """Return what a message carries in `response_metadata["aisp"]`: JSON, without the candidates' texts."""
@@ -223,10 +232,11 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def best_of(responses: Sequence[Response], so_far: Response | None = None) -> Response | None:
-    """Return the usable complete response of the highest reward; the one drawn first wins a tie."""
+def best_of(responses: Sequence[Response], so_far: Response | None = None, *, paused: bool = False) -> Response | None:
+    """Return the usable response of the highest reward, complete unless `paused`; the one drawn first wins a tie."""
     best = so_far
     for response in responses:
-        if response.score.usable and not response.rollout.paused and (best is None or response.reward > best.reward):
+        ready = response.score.usable and (paused or not response.rollout.paused)
+        if ready and (best is None or response.reward > best.reward):
             best = response
     return best
