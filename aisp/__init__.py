@@ -19,11 +19,11 @@ _check(__file__)
 from aisp.version import __version__  # noqa: E402 - nothing else of the package may load before the check
 
 if TYPE_CHECKING:
-    from aisp.api import align
+    from aisp.api import align, stream
     from aisp.settings import SearchSettings
     from aisp.trace import Alignment, Response, Round
 
-__all__ = ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
+__all__ = ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align", "stream"]
 
 _HOMES = {
     "Alignment": "aisp.trace",
@@ -31,6 +31,7 @@ _HOMES = {
     "Round": "aisp.trace",
     "SearchSettings": "aisp.settings",
     "align": "aisp.api",
+    "stream": "aisp.api",
 }
 
 

@@ -53,6 +53,7 @@ def align(
     num_samples: Annotated[Optional[int], typer.Option(help="Responses a round.")] = None,  # noqa: UP045
     num_rounds: Annotated[Optional[int], typer.Option(help="Rounds.")] = None,  # noqa: UP045
     max_tokens: Annotated[Optional[int], typer.Option(help="Tokens of a response.")] = None,  # noqa: UP045
+    commit_tokens: Annotated[Optional[int], typer.Option(help="Write the answer in blocks of so many.")] = None,  # noqa: UP045
     temperature: Annotated[Optional[float], typer.Option(help="Of softmax draws; 0 is greedy.")] = None,  # noqa: UP045
     top_p: Annotated[Optional[float], typer.Option(help="Nucleus of softmax draws.")] = None,  # noqa: UP045
     top_k: Annotated[Optional[int], typer.Option(help="Tokens kept by softmax draws.")] = None,  # noqa: UP045

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from aisp.api import align
+from aisp.api import align, stream
 from aisp.errors import ConfigurationError
 from aisp.results import ResultFile, read_prompts, result_key
 from aisp.rewards import Reward
@@ -25,9 +25,12 @@ def align_one(
 ) -> Alignment:
     """Answer one prompt; unless quiet, show the search and a table of its rounds."""
     console = Console(quiet=quiet)
-    with search_progress(console) as progress:
-        alignment = watched(progress, "searching", prompt, rewards, model, settings)
-    console.print(Panel(escape(alignment.text), title=_title(alignment), title_align="left"))
+    if settings.get("commit_tokens") is not None:
+        alignment = _written(console, prompt, rewards, model, settings)
+    else:
+        with search_progress(console) as progress:
+            alignment = watched(progress, "searching", prompt, rewards, model, settings)
+        console.print(Panel(escape(alignment.text), title=_title(alignment), title_align="left"))
     if rewards is not None:
         console.print(rounds_table(alignment))
     return alignment
@@ -86,6 +89,21 @@ def watched(
     alignment = align(prompt, rewards=rewards, model=model, on_round=on_round, progress=on_tokens, **settings)
     progress.remove_task(task)
     return alignment
+
+
+def _written(
+    console: Console, prompt: str, rewards: Reward | None, model: str, settings: Mapping[str, Any]
+) -> Alignment:
+    """Run a search that commits blocks, each shown as soon as it is."""
+    _load_quietly(model)
+    pieces = stream(prompt, rewards=rewards, model=model, **settings)
+    while True:
+        try:
+            console.print(next(pieces), end="", markup=False, highlight=False, soft_wrap=True)
+        except StopIteration as stop:
+            alignment: Alignment = stop.value
+            console.print(f"\n\n{_title(alignment)}", markup=False, highlight=False)
+            return alignment
 
 
 def rounds_table(alignment: Alignment) -> Table:

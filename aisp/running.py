@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -40,3 +41,37 @@ async def cancellable(work: Callable[[threading.Event], T]) -> T:
     except asyncio.CancelledError:
         cancel.set()
         raise
+
+
+async def items(work: Callable[[threading.Event], Iterable[T]]) -> AsyncGenerator[T, None]:
+    """Yield what blocking work yields, as it comes, from a thread of its own in the caller's context.
+
+    Args:
+        work: Is given an event, which is set when the caller is cancelled or takes no more; the work should end then.
+    """
+    cancel = threading.Event()
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+
+    def put(item: tuple[T] | BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+
+    def run() -> None:
+        try:
+            for item in work(cancel):
+                put((item,))
+        except BaseException as error:  # noqa: BLE001 - the caller's to see, whatever it is
+            put(error)
+        else:
+            put(None)
+
+    threading.Thread(target=context.run, args=(run,), name="aisp-request", daemon=True).start()
+    try:
+        while (item := await queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+    finally:
+        cancel.set()

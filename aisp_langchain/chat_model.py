@@ -3,6 +3,7 @@
     messages --to_openai--> dicts --chat template--> prompt tokens
        --> Aligner.rounds (one loop a request; requests share the engine's batch)
        --> the best response --to_ai_message--> AIMessage + usage_metadata + response_metadata["aisp"]
+       --> or as a stream: `aisp_langchain.streaming`
 
 No weights are loaded before the first call; every chat model of the process that names the same model shares them.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -20,23 +22,22 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import set_config_context
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from aisp.aligner import Aligner, Request
+from aisp.aligner import check_commits
 from aisp.engines import Engine
 from aisp.errors import ConfigurationError
 from aisp.forms import Form, read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
-from aisp.running import cancellable
+from aisp.running import cancellable, items
 from aisp.settings import SearchSettings
-from aisp.trace import Alignment, Round
 from aisp.version import __version__
-from aisp_langchain.messages import to_ai_message, to_chunks, to_openai
+from aisp_langchain.messages import to_openai
 from aisp_langchain.profile import profile_of
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.settings import SEARCH_FIELDS, read_call
+from aisp_langchain.streaming import Chunker, Piece, answer_pieces, whole
 from aisp_langchain.structured import Method, structured
 from aisp_langchain.tools import read_tools
 from aisp_langchain.tracing import Audience, audience_of
@@ -63,7 +64,8 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         trace_rewards: Show the runs of rewards to the callbacks, as children of the call's. Tokens of a judge that is a
             chat model then reach the handlers too.
         streaming: As in other chat models: whether `invoke` goes through `stream`. A search chooses among whole
-            answers, so a stream begins when the answer is chosen.
+            answers, so a stream begins when the answer is chosen, unless `commit_tokens` lets it choose block by block.
+            Meanwhile each round is a custom event (`aisp_langchain.tracing`).
         api_key: Accepted, so that a call that built another chat model builds this one; there is nothing to open.
         max_retries: Accepted likewise; nothing goes over a network.
 
@@ -133,6 +135,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     def _check_settings(self) -> AISPChatModel:
         self.make_plan(rewarded=self.rewards is not None)
         self.make_strategy(rewarded=self.rewards is not None)
+        check_commits(self.commit_tokens, self.rewards)
         return self
 
     @property
@@ -253,7 +256,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        message = self._answer(messages, stop, kwargs, audience_of(run_manager))
+        message = whole(self._pieces(messages, stop, kwargs, audience_of(run_manager)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -264,7 +267,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         audience = audience_of(run_manager, asyncio.get_running_loop())
-        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, audience, cancel))
+        message = await cancellable(lambda cancel: whole(self._pieces(messages, stop, kwargs, audience, cancel)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -274,10 +277,12 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for chunk in to_chunks(self._answer(messages, stop, kwargs, audience_of(run_manager))):
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        chunker = Chunker()
+        for piece in self._pieces(messages, stop, kwargs, audience_of(run_manager)):
+            for chunk in chunker.chunks(piece):
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -287,20 +292,22 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         audience = audience_of(run_manager, asyncio.get_running_loop())
-        message = await cancellable(lambda cancel: self._answer(messages, stop, kwargs, audience, cancel))
-        for chunk in to_chunks(message):
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        chunker = Chunker()
+        async with aclosing(items(lambda cancel: self._pieces(messages, stop, kwargs, audience, cancel))) as pieces:
+            async for piece in pieces:
+                for chunk in chunker.chunks(piece):
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
-    def _answer(
+    def _pieces(
         self,
         messages: Sequence[BaseMessage],
         stop: list[str] | None,
         given: dict[str, Any],
         audience: Audience,
         cancel: threading.Event | None = None,
-    ) -> AIMessage:
+    ) -> Iterator[Piece]:
         call = read_call(self, self.rewards, self.template_kwargs, given)
         loaded = self._load(call.model)
         request = call.form.request(
@@ -312,9 +319,9 @@ class AISPChatModel(SearchSettings, BaseChatModel):
             cancel=cancel,
             reference=call.reference,
         )
-        aligner = call.search.make_aligner(_engine_for(loaded), call.reward, call.form.parse)
-        alignment = _align(aligner, request, audience, traced=self.trace_rewards)
-        return to_ai_message(alignment, model_name=_name(call.model or self.model))
+        aligner = call.search.make_aligner(_engine_for(loaded), call.reward, call.form.parse, call.form.settle)
+        name = _name(call.model or self.model)
+        return answer_pieces(aligner, request, audience, traced=self.trace_rewards, model_name=name)
 
     def _load(self, model: Any = None) -> Any:
         from aisp.models import load
@@ -326,24 +333,6 @@ class AISPChatModel(SearchSettings, BaseChatModel):
             {"dtype": self.dtype, "device": self.device} if isinstance(source, str) or model is None else {}
         )
         return load(source, **placed)
-
-
-def _align(aligner: Aligner, request: Request, audience: Audience, *, traced: bool) -> Alignment:
-    # A model that judges must not write into the stream of the one that is judged, which it would inherit.
-    with set_config_context(audience.config_of_rewards(traced=traced)) as context:
-        return context.run(_search, aligner, request, audience.round_teller())
-
-
-def _search(aligner: Aligner, request: Request, tell: Callable[[Round], None] | None) -> Alignment:
-    rounds = aligner.rounds(request)
-    while True:
-        try:
-            round_ = next(rounds)
-        except StopIteration as stop:
-            alignment: Alignment = stop.value
-            return alignment
-        if tell is not None:
-            tell(round_)
 
 
 def _engine_for(loaded: Any) -> Engine:

@@ -79,11 +79,16 @@ def to_ai_message(alignment: Alignment, *, model_name: str) -> AIMessage:
     )
 
 
-def to_chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
-    """Cut an answer into pieces of a word each; the last chunk, an empty one, carries what is known of the whole."""
+def to_chunks(message: AIMessage, shown: int = 0) -> Iterator[ChatGenerationChunk]:
+    """Cut an answer into pieces of a word each; the last chunk, an empty one, carries what is known of the whole.
+
+    Args:
+        message: The answer.
+        shown: Leading characters of its text that were streamed before.
+    """
     if message.additional_kwargs:
         yield ChatGenerationChunk(message=AIMessageChunk(content="", additional_kwargs=message.additional_kwargs))
-    for piece in _PIECE.findall(str(message.content)):
+    for piece in _PIECE.findall(str(message.content)[shown:]):
         yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
     calls: list[ToolCall | InvalidToolCall] = [*message.tool_calls, *message.invalid_tool_calls]
     for index, call in enumerate(calls):

@@ -246,7 +246,8 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
         )
         from aisp.engines import engine_for
 
-        aligner = search.make_aligner(engine_for(loaded), None if rewards is None else as_reward(rewards), form.parse)
+        reward = None if rewards is None else as_reward(rewards)
+        aligner = search.make_aligner(engine_for(loaded), reward, form.parse, form.settle)
         return to_response(aligner.align(request), model_name=_name(self.model))
 
     def _load(self) -> LoadedModel:

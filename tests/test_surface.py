@@ -15,7 +15,15 @@ import aisp_llamaindex
 
 
 def test_names():
-    assert sorted(aisp.__all__) == ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align"]
+    assert sorted(aisp.__all__) == [
+        "Alignment",
+        "Response",
+        "Round",
+        "SearchSettings",
+        "__version__",
+        "align",
+        "stream",
+    ]
     assert sorted(aisp.selection.__all__) == ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
     assert sorted(aisp.strategies.__all__) == [
         "AISP",

@@ -2,6 +2,7 @@
 
 tools, tool_choice, response_format --make_form--> Form
 Form.encode -> prompt tokens       Form.grammar -> what decoding is held to       Form.parse -> a candidate
+Form.settle -> what of an unfinished one may be shown
 Form.request -> both, with limits and seed: what an aligner is asked for
 """
 
@@ -13,16 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aisp.aligner import Request
+from aisp.aligner import Request, settled_text
 from aisp.errors import ConfigurationError
 from aisp.forms.grammars import forced_grammar, free_grammar, json_grammar, regex_grammar
 from aisp.forms.parsing import parse_calls, split_reasoning
 from aisp.forms.schemas import untitled
+from aisp.forms.settled import settled_answer
 from aisp.forms.templates import Messages, encode, traits_of
 from aisp.forms.tools import Tool, name_of, read_choice
 from aisp.records import Candidate, Rollout
 from aisp.settings import SearchSettings
 
+_TAIL = 8  # prompt tokens that a `<think>` and what follows it take
 _ASK_FOR_JSON = "Answer with one JSON object that follows this JSON schema, and with nothing else:\n{schema}"
 
 
@@ -121,13 +124,15 @@ class Form:
             PromptError: The template can't hold the messages.
             ConfigurationError: Tools and a format that can't be had together.
         """
+        prompt_tokens = self.encode(loaded, messages, template or {})
         return Request(
             messages=messages,
-            prompt_tokens=self.encode(loaded, messages, template or {}),
+            prompt_tokens=prompt_tokens,
             limits=search.make_limits(stop, cancel),
             seed=search.seed,
             reference=reference,
             grammar=self.grammar(loaded),
+            reasoning=str(loaded.tokenizer.decode(prompt_tokens[-_TAIL:])).rstrip().endswith("<think>"),
         )
 
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
@@ -146,6 +151,13 @@ class Form:
             structure=None if calls or invalid else self._structure(text),
             reference=request.reference,
         )
+
+    def settle(self, request: Request, rollout: Rollout) -> str:
+        """Return the beginning of the user's text that stays, of a response that isn't complete."""
+        if self.callable_tools and self.choice != "auto":
+            return ""  # all of it is a call
+        text = settled_text(request, rollout)
+        return settled_answer(text, reasoning=request.reasoning, calls=bool(self.callable_tools))
 
     def _structure(self, text: str) -> Any:
         if self.response is None or self.response.kind != "json":

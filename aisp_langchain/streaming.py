@@ -1,0 +1,70 @@
+"""How a search becomes a stream: pieces of text as they are settled, rounds to who listens, and the message at last.
+
+    Aligner.rounds --answer_pieces--> str, str, ..., AIMessage --to_chunks--> chunks
+
+A search that commits blocks hands out each at once. One that chooses among whole answers has no text before its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables.config import set_config_context
+
+from aisp.aligner import Aligner, Request
+from aisp.trace import Alignment
+from aisp_langchain.messages import to_ai_message, to_chunks
+from aisp_langchain.tracing import Audience
+
+Piece = str | AIMessage
+"""Text that comes next, or at the end the whole message."""
+
+
+def answer_pieces(
+    aligner: Aligner, request: Request, audience: Audience, *, traced: bool, model_name: str
+) -> Iterator[Piece]:
+    """Run a search, telling who listens of its rounds.
+
+    Args:
+        aligner: The search.
+        request: What it is asked for.
+        audience: Who listens.
+        traced: Whether they see the runs of rewards.
+        model_name: What the message calls the model.
+    """
+    # A model that judges must not write into the stream of the one that is judged, which it would inherit.
+    with set_config_context(audience.config_of_rewards(traced=traced)) as context:
+        rounds = aligner.rounds(request)
+        tell = audience.round_teller()
+        while True:
+            try:
+                round_ = context.run(next, rounds)
+            except StopIteration as stop:
+                alignment: Alignment = stop.value
+                break
+            if tell is not None:
+                context.run(tell, round_)
+            if round_.committed:
+                yield round_.committed
+    yield to_ai_message(alignment, model_name=model_name)
+
+
+def whole(pieces: Iterable[Piece]) -> AIMessage:
+    """Return the message that pieces end with."""
+    return next(piece for piece in pieces if isinstance(piece, AIMessage))
+
+
+class Chunker:
+    """Makes chunks of pieces: committed text as it is, and what the message has beyond it."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def chunks(self, piece: Piece) -> Iterator[ChatGenerationChunk]:
+        if isinstance(piece, str):
+            self._shown += len(piece)
+            yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        else:
+            yield from to_chunks(piece, shown=self._shown)
