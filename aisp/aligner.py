@@ -191,7 +191,7 @@ class Aligner:
         block = search.block
         state = self.strategy.init(
             Setting(
-                root_seed=self._root(search, request),
+                root_seed=root_seed(search.seed, request.prompt_tokens),
                 budget=block.budget,
                 num_samples=min(self.plan.num_samples, block.budget),
                 max_tokens=min(block.length or request.limits.max_tokens, request.limits.max_tokens - block.start),
@@ -222,10 +222,6 @@ class Aligner:
     def _next_block(self, request: Request, search: Search | None, committed: Rollout | None = None) -> Block:
         spent, last = (0, None) if search is None else (search.spent, search.block)
         return next_block(self.plan, spent, self.commit_tokens, request.limits.max_tokens, last, committed)
-
-    def _root(self, search: Search, request: Request) -> int:
-        committed = () if search.committed is None else search.committed.rollout.tokens.ids
-        return root_seed(search.seed, [*request.prompt_tokens, *committed])
 
     def _scored(
         self,
@@ -285,6 +281,7 @@ class Aligner:
             reward_temperature=info.reward_temperature,
             seconds=seconds,
             block=search.block.index,
+            start=search.block.start,
         )
         search.rounds.append(round_)
         if blocks and self._stopped_by(search, request) is not None:
@@ -324,7 +321,8 @@ class Aligner:
             return search.best
         blocks = self.commit_tokens is not None
         usable = [r for round_ in search.own_rounds for r in round_.usable if blocks or not r.rollout.paused]
-        rng = np.random.default_rng(row_seed(self._root(search, request), _AFTER_ALL, 0))
+        root = root_seed(search.seed, request.prompt_tokens)
+        rng = np.random.default_rng(row_seed(root, _AFTER_ALL, search.block.index))
         return usable[choose(self.selection, np.array([response.reward for response in usable]), rng)]
 
     def _finish(self, search: Search, request: Request, stopped_by: StoppedBy, chosen: Response | None) -> Alignment:

@@ -288,3 +288,44 @@ def reward_injections(
         from aisp.bench.reward.command import run_injections
 
         run_injections(judge, question, dtype=dtype, device=device, limit=limit, out=out)
+
+
+@bench_app.command("streaming")
+def bench_streaming(
+    prompts: Annotated[Path, typer.Option(help="A line each, or JSON lines with messages, prompt or text.")],
+    out: Annotated[Path, typer.Option(help="JSONL: a row each; a killed run goes on there.")],
+    reward: Annotated[list[str], typer.Option(help="That can score unfinished text; several are added up.")] = [  # noqa: B006
+        "sentiment"
+    ],
+    commit_tokens: Annotated[list[int], typer.Option(help="Tokens of a block; several are compared.")] = [16],  # noqa: B006
+    model: ModelOption = "smollm2-135m",
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu.")] = None,  # noqa: UP045
+    strategy: Annotated[Optional[str], typer.Option(help="tilted_restart, aisp, best_of_n ...")] = None,  # noqa: UP045
+    budget: Annotated[int, typer.Option(help="Responses a search.")] = 32,
+    commit_budget: Annotated[Optional[int], typer.Option(help="Of those that commit, where not as many.")] = None,  # noqa: UP045
+    num_samples: Annotated[int, typer.Option(help="Responses a round.")] = 16,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 48,
+    seeds: Annotated[int, typer.Option(help="Searches a prompt and arm.")] = 1,
+    limit: Annotated[Optional[int], typer.Option(help="Prompts at most.")] = None,  # noqa: UP045
+) -> None:
+    """Compare searches that commit block after block with whole-response ones: time to first text, and reward."""
+    with _readable_errors():
+        from aisp.bench.streaming import run_streaming
+
+        run_streaming(
+            prompts,
+            reward,
+            commit_tokens,
+            model=model,
+            dtype=dtype,
+            device=device,
+            strategy=strategy,
+            budget=budget,
+            commit_budget=commit_budget,
+            num_samples=num_samples,
+            max_tokens=max_tokens,
+            seeds=seeds,
+            limit=limit,
+            out=out,
+        )

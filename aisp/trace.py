@@ -78,6 +78,7 @@ class Round:
         reward_temperature: lambda, in the reward's unit; None where there is none.
         seconds: Wall-clock, generation and scoring.
         block: Which block of the response it searched for; 0 where there is one.
+        start: The response position that the block begins at: tokens before it were committed, not drawn.
         committed: Text that is settled with this round: the final text begins with what all rounds so far committed.
     """
 
@@ -88,6 +89,7 @@ class Round:
     reward_temperature: float | None
     seconds: float
     block: int = 0
+    start: int = 0
     committed: str = ""
 
     @property

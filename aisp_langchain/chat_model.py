@@ -19,9 +19,9 @@ from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from aisp.aligner import check_commits
@@ -40,7 +40,7 @@ from aisp_langchain.settings import SEARCH_FIELDS, read_call
 from aisp_langchain.streaming import Chunker, Piece, answer_pieces, whole
 from aisp_langchain.structured import Method, structured
 from aisp_langchain.tools import read_tools
-from aisp_langchain.tracing import Audience, audience_of
+from aisp_langchain.tracing import Audience, alistened, audience_of, listened
 
 
 class AISPChatModel(SearchSettings, BaseChatModel):
@@ -248,6 +248,30 @@ class AISPChatModel(SearchSettings, BaseChatModel):
             ConfigurationError: An unknown method, or no schema where one is needed.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, options=kwargs)
+
+    def stream(  # core tells `_stream` nothing of its run, whose handlers are to hear of rounds
+        self,
+        input: LanguageModelInput,  # noqa: A002 - core's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Stream, as core does. Closing the iterator ends the search."""
+        plain = super().stream
+        return listened(lambda config: plain(input, config, stop=stop, **kwargs), config, self.callbacks)
+
+    def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - core's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Stream, as core does. Cancelling the task or closing the iterator ends the search within a decode step."""
+        plain = super().astream
+        return alistened(lambda config: plain(input, config, stop=stop, **kwargs), config, self.callbacks)
 
     def _generate(
         self,

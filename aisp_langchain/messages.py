@@ -54,7 +54,9 @@ def to_ai_message(alignment: Alignment, *, model_name: str) -> AIMessage:
     """
     candidate, rollout = alignment.best.candidate, alignment.best.rollout
     prompt, answer = alignment.cost.prompt_tokens, len(rollout.tokens)
-    drawn = sum(len(response.rollout.tokens) for response in alignment.responses)
+    drawn = sum(
+        len(response.rollout.tokens) - round_.start for round_ in alignment.rounds for response in round_.responses
+    )
     details = OutputTokenDetails(discarded=drawn - answer)  # type: ignore[typeddict-unknown-key] # further keys may be added
     calls = [ToolCall(name=c["name"], args=c["args"], id=c["id"], type="tool_call") for c in candidate.tool_calls]
     invalid = [

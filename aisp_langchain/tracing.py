@@ -1,25 +1,31 @@
 """What a search tells the callbacks of the call that it serves.
 
-After each round a custom event, `ROUND_EVENT`, goes to the handlers (`astream_events` shows it as `on_custom_event`).
-The runs of rewards are kept from them, or are children of the call's run where that is asked for.
+After each round a custom event, `ROUND_EVENT`, goes to the handlers (`astream_events` shows it as `on_custom_event`)
+and into the custom stream of a LangGraph graph (`stream_mode="custom"`, as `{ROUND_EVENT: {...}}`). The runs of rewards
+are kept from the handlers, or are children of the call's run where that is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import contextvars
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager, Callbacks
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config
+from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config, merge_configs
 
 from aisp.trace import Round
 
 ROUND_EVENT = "aisp_round"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +36,28 @@ class Audience:
         handlers: The callback handlers.
         run_id: Of the call's run, or of the run that it is part of.
         loop: Where they are to be called, for calls from an event loop.
+        graph: Writes into the custom stream of the graph that the call is made in; None outside of graphs.
     """
 
     handlers: list[BaseCallbackHandler]
     run_id: UUID | None
     loop: asyncio.AbstractEventLoop | None
+    graph: Callable[[Any], None] | None = None
 
     def round_teller(self) -> Callable[[Round], None] | None:
         """Return what is to be called after each round; None where nobody listens, or there is no run to speak of."""
-        return self._tell if self.handlers and self.run_id is not None else None
+        return self._tell if self._heard or self.graph is not None else None
+
+    @property
+    def _heard(self) -> bool:
+        return bool(self.handlers) and self.run_id is not None
 
     def _tell(self, round_: Round) -> None:
         data = {"round": round_.index, **round_.to_dict()}
+        if self.graph is not None:
+            self.graph({ROUND_EVENT: data})
+        if not self._heard:
+            return
         common: tuple[Any, ...] = (self.handlers, "on_custom_event", "ignore_custom_event", ROUND_EVENT, data)
         options: dict[str, Any] = {"run_id": self.run_id, "tags": [], "metadata": {}}
         if self.loop is None:
@@ -61,14 +77,105 @@ class Audience:
         return {"callbacks": manager, "tags": ["nostream"]}
 
 
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """A streamed call's own run, which core doesn't tell the model of."""
+
+    given: Callbacks
+    own: Callbacks
+    run_id: UUID | None = None
+
+    def handlers(self) -> list[BaseCallbackHandler]:
+        manager = CallbackManager.configure(self.given, self.own)
+        return [handler for handler in manager.handlers if not isinstance(handler, _Ear)]
+
+
+_streamed: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("aisp_streamed", default=None)
+
+
+class _Ear(BaseCallbackHandler):
+    """Hears which run a streamed call is."""
+
+    run_inline = True
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        if self._run.run_id is None:
+            self._run.run_id = run_id
+
+
+def listened(
+    stream: Callable[[RunnableConfig], Iterator[T]], config: RunnableConfig | None, own: Callbacks
+) -> Generator[T, None, None]:
+    """Stream, with the run known to `audience_of`.
+
+    Args:
+        stream: Core's own, given a configuration.
+        config: The caller's.
+        own: The model's own callbacks.
+    """
+    run, config = _with_ear(config, own)
+    with closing(stream(config)) as chunks:  # type: ignore[type-var] # core's is a generator
+        while True:
+            token = _streamed.set(run)
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
+            finally:
+                _streamed.reset(token)
+            yield chunk
+
+
+async def alistened(
+    stream: Callable[[RunnableConfig], AsyncIterator[T]], config: RunnableConfig | None, own: Callbacks
+) -> AsyncGenerator[T, None]:
+    """Stream on an event loop. See `listened`."""
+    run, config = _with_ear(config, own)
+    async with aclosing(stream(config)) as chunks:  # type: ignore[type-var] # core's is a generator
+        while True:
+            token = _streamed.set(run)
+            try:
+                chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            finally:
+                _streamed.reset(token)
+            yield chunk
+
+
+def _with_ear(config: RunnableConfig | None, own: Callbacks) -> tuple[_Run, RunnableConfig]:
+    config = ensure_config(config)
+    run = _Run(given=config.get("callbacks"), own=own)
+    return run, merge_configs(config, {"callbacks": [_Ear(run)]})
+
+
 def audience_of(run_manager: Any, loop: asyncio.AbstractEventLoop | None = None) -> Audience:
-    """Return who listens: to the run, or where core gives none (it doesn't to streams), to the chain around it.
+    """Return who listens: to the run, or where nobody knows of one, to the chain around it.
 
     Args:
         run_manager: Of the call, where there is one.
         loop: The event loop of an async call.
     """
+    graph = _graph_writer()
     if run_manager is not None:
-        return Audience(handlers=list(run_manager.handlers), run_id=run_manager.run_id, loop=loop)
+        return Audience(handlers=list(run_manager.handlers), run_id=run_manager.run_id, loop=loop, graph=graph)
+    run = _streamed.get()
+    if run is not None and run.run_id is not None:
+        return Audience(handlers=run.handlers(), run_id=run.run_id, loop=loop, graph=graph)
     manager = get_callback_manager_for_config(ensure_config())
-    return Audience(handlers=list(manager.handlers), run_id=manager.parent_run_id, loop=loop)
+    return Audience(handlers=list(manager.handlers), run_id=manager.parent_run_id, loop=loop, graph=graph)
+
+
+def _graph_writer() -> Callable[[Any], None] | None:
+    """Return what writes into the custom stream of the graph around, from any thread."""
+    if "langgraph" not in sys.modules:  # then there is no graph, and nothing to import it for
+        return None
+    from langgraph.config import get_stream_writer
+
+    with contextlib.suppress(RuntimeError, KeyError):  # outside of a graph
+        writer, context = get_stream_writer(), contextvars.copy_context()
+        return lambda data: context.run(writer, data)
+    return None
