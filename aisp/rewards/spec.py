@@ -1,6 +1,6 @@
 """Rewards as words, for the command line.
 
-sentiment                       lexicon sentiment, -1 to 1
+sentiment                       lexicon sentiment, -1 to 1; also sentiment:balance
 length:20..40                   words; length:20..40:sentences or :characters
 contains:rain,snow              share of the words that occur
 avoids:sorry,unfortunately      1 where none occurs
@@ -30,6 +30,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from aisp.errors import ConfigurationError
 from aisp.rewards.algebra import Sum, scaled, veto
@@ -38,7 +39,7 @@ from aisp.rewards.classifier import Classifier
 from aisp.rewards.function import FunctionReward
 from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.rules import as_strict
-from aisp.rewards.rules.spec import RULES, plain
+from aisp.rewards.rules.spec import RULES
 from aisp.rewards.sentiment import Sentiment
 
 _WEIGHTED = re.compile(r"\s*([+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*\*\s*(.+)", re.DOTALL)
@@ -81,6 +82,11 @@ def _judge(arguments: str) -> Reward:
     return LocalJudge(question.strip(), model=model)
 
 
+def _sentiment(arguments: str) -> Reward:
+    measure: Any = arguments or "compound"  # Sentiment checks it
+    return Sentiment(measure=measure)
+
+
 def _python(arguments: str) -> Reward:
     module, _, attribute = arguments.partition(":")
     try:
@@ -107,7 +113,7 @@ _BUILDERS: dict[str, Callable[[str], Reward]] = {
     "ifeval": _ifeval,
     "judge": _judge,
     "python": _python,
-    "sentiment": plain(Sentiment, "sentiment"),
+    "sentiment": _sentiment,
     "strict": lambda arguments: as_strict(parse_reward(arguments)),
     "veto": lambda arguments: veto(parse_reward(arguments)),
 }
