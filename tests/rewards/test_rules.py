@@ -62,6 +62,7 @@ def test_sentiment_tells_warm_from_cold():
         lambda: parse_reward("kindness"),
         lambda: parse_reward("length:five"),
         lambda: parse_reward("json:strict"),
+        lambda: parse_reward("sentiment:joy"),
         lambda: parse_reward("python:nowhere:f"),
     ],
 )
@@ -76,4 +77,5 @@ def test_words_make_rewards():
     assert score.parts == {"length": 1.0, "contains": 0.5, "avoids": 1.0, "validjson": 0.0, "regex": 1.0}
     assert score.value == 0.5 - 0.5 + 0.0 + 1.0
     assert parse_rewards([]) is None
+    assert parse_reward("sentiment:balance").fingerprint == Sentiment(measure="balance").fingerprint
     assert value_of(parse_reward("python:builtins:len"), "abc") == 3
