@@ -93,7 +93,8 @@ def test_the_text_grows_and_never_changes(tiny):
         pieces, alignment = streamed(tiny, rewards=Vowels(), seed=seed)
         assert "".join(pieces) == alignment.text
         assert len(pieces) > 1
-        # The tiny model writes bytes: a character whose bytes aren't all there must not be shown as a replacement.
+        # The tiny model writes bytes: a character whose bytes aren't all there is waited for, so none is taken back.
+        assert not any(response.score.vetoed for response in alignment.responses)
         shown = ""
         for round_ in alignment.rounds:
             shown += round_.committed
@@ -180,6 +181,20 @@ def test_a_block_whose_responses_are_all_vetoed_draws_on_what_later_ones_can_spa
     assert alignment.cost.responses <= 24
     with pytest.raises(AllCandidatesExcludedError, match="none of 21 responses"):  # three are the other blocks'
         aisp.align("q", model=tiny, rewards=Vowels(veto=lambda text: True), **SEARCH)
+
+
+def test_what_takes_back_committed_text_is_never_returned(tiny):
+    settings = SearchSettings(**SEARCH)
+
+    def shouted(request, rollout):
+        text = rollout.text if rollout.paused else rollout.text.upper()
+        return Candidate(messages=request.messages, text=text)
+
+    aligner = settings.make_aligner(engine_for(tiny), Vowels(), shouted)
+    messages = [{"role": "user", "content": "q"}]
+    request = Request(messages=messages, prompt_tokens=tiny.encode(messages), limits=settings.make_limits(), seed=1)
+    with pytest.raises(AllCandidatesExcludedError, match="vetoed"):
+        aligner.align(request)
 
 
 def test_at_the_deadline_what_was_committed_is_returned(tiny):
