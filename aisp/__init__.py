@@ -20,18 +20,31 @@ from aisp.version import __version__  # noqa: E402 - nothing else of the package
 
 if TYPE_CHECKING:
     from aisp.api import align, stream
+    from aisp.estimate import TiltedEstimate, tilted_estimate
     from aisp.settings import SearchSettings
     from aisp.trace import Alignment, Response, Round
 
-__all__ = ["Alignment", "Response", "Round", "SearchSettings", "__version__", "align", "stream"]
+__all__ = [
+    "Alignment",
+    "Response",
+    "Round",
+    "SearchSettings",
+    "TiltedEstimate",
+    "__version__",
+    "align",
+    "stream",
+    "tilted_estimate",
+]
 
 _HOMES = {
     "Alignment": "aisp.trace",
     "Response": "aisp.trace",
     "Round": "aisp.trace",
     "SearchSettings": "aisp.settings",
+    "TiltedEstimate": "aisp.estimate",
     "align": "aisp.api",
     "stream": "aisp.api",
+    "tilted_estimate": "aisp.estimate",
 }
 
 

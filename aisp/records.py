@@ -171,6 +171,7 @@ class Rollout:
         finish_reason: "stop" (end of sequence or stop string), "length", "paused" (as the proposal asked), or
             "cancelled" (also by the deadline).
         forward_tokens: Tokens that the model's body was run over for this row, the prompt's not counted.
+        kept_tokens: Leading tokens that the proposal kept; what comes after them was drawn.
         unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon, where the
             proposal asked for it.
         natural_scale: The sigma at which a greedy draw leaves the argmax as often as a softmax draw at temperature 1
@@ -186,6 +187,7 @@ class Rollout:
     text: str
     finish_reason: FinishReason
     forward_tokens: int
+    kept_tokens: int = 0
     unused_mean_dot: float = 0.0
     natural_scale: float | None = None
     bag: FloatArray | None = None

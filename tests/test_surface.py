@@ -20,9 +20,11 @@ def test_names():
         "Response",
         "Round",
         "SearchSettings",
+        "TiltedEstimate",
         "__version__",
         "align",
         "stream",
+        "tilted_estimate",
     ]
     assert sorted(aisp.selection.__all__) == ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
     assert sorted(aisp.strategies.__all__) == [

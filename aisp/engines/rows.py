@@ -122,6 +122,7 @@ class Row:
             text=self.job.stop_strings.cut(decode(tokenizer, self.ids)),
             finish_reason=reason,
             forward_tokens=self.forward_tokens,
+            kept_tokens=len(self.proposal.kept),
             unused_mean_dot=unused_mean_dot,
             natural_scale=None if self.meter is None or not self.ids else self.meter.scale(),
             bag=bag,

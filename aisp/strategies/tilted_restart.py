@@ -174,8 +174,16 @@ class TiltedRestart:
         return replace(state, shift=shift, expected_nats=nats / length)
 
 
-def _cut(entropy: FloatArray, uniform: float) -> int:
-    """Return a position in proportion to its entropy; uniformly where there is none."""
+def cut_probabilities(entropy: FloatArray) -> FloatArray:
+    """Return how probable a cut at each position is, shape (length,): in proportion to the entropy there.
+
+    Where no token was open, any cut is as good as another.
+    """
     mass = entropy if entropy.sum() > 0 else np.ones_like(entropy)
-    cumulative = mass.cumsum()
-    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right").clip(max=len(mass) - 1))
+    return np.asarray(mass / mass.sum())
+
+
+def _cut(entropy: FloatArray, uniform: float) -> int:
+    """Return the position that a uniform number stands for."""
+    cumulative = cut_probabilities(entropy).cumsum()
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right").clip(max=len(cumulative) - 1))

@@ -119,6 +119,7 @@ class ToyEngine:
             text=text_of(ids),
             finish_reason=("stop" if len(ids) < self.toy.depth else "length") if self.toy.is_end(ids) else "paused",
             forward_tokens=len(ids) - kept,
+            kept_tokens=kept,
             bag=WEIGHT[list(ids)].sum(0) if proposal.measure_bag else None,
             score_vectors=vectors if proposal.measure_scores else None,
         )

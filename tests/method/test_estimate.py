@@ -1,0 +1,100 @@
+"""The estimate of the tilted distribution, on a language whose distribution is a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import aisp
+from aisp.aligner import Aligner, Request
+from aisp.errors import ConfigurationError
+from aisp.estimate import tilted_estimate
+from aisp.plan import Plan
+from aisp.records import Limits, Sampling
+from aisp.strategies import QAlign, TiltedRestart
+from aisp.strategies.best_of_n import BestOfN
+from tests.method.toy import Toy, ToyEngine, ToyReward
+
+LAMBDA = 0.7
+
+
+def reward(ids):
+    return float(sum(ids)) + 0.5 * ids[0] - 0.8 * ids[-1] * ids[0]
+
+
+def search(strategy, seed, toy, budget=24, n=8):
+    aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=budget, num_samples=n))
+    return aligner.align(Request(messages=(), prompt_tokens=(1,), limits=Limits(max_tokens=toy.depth), seed=seed))
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["equal lengths", "any length"])
+@pytest.mark.parametrize(("temperature", "tilt_nats"), [(1.0, 0.0), (0.7, 0.0), (1.0, 0.1)])
+def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature):
+    toy, sampling = Toy(ends=ends), Sampling(temperature=temperature)
+    responses, law = toy.responses(), toy.probabilities(sampling)
+    values = np.array([reward(ids) for ids in responses])
+    first = law[[ids[0] == 1 for ids in responses]].sum()
+    truth = {"normaliser": law @ np.exp(values / LAMBDA), "all": 1.0, "first": first}
+    found = {name: [] for name in truth}
+    steered = 0
+    for seed in range(300):
+        made = tilted_estimate(search(TiltedRestart(sampling=sampling, tilt_nats=tilt_nats), seed, toy), LAMBDA)
+        ids = [response.rollout.tokens.ids for response in made.responses]
+        ratios = np.exp(made.log_ratios)
+        found["normaliser"].append(np.mean(ratios * np.exp(np.array([reward(y) for y in ids]) / LAMBDA)))
+        found["all"].append(ratios.mean())
+        found["first"].append(np.mean(ratios * [y[0] == 1 for y in ids]))
+        steered += any(response.kl_to_base > 0 for response in made.responses)
+        top = max(r.reward for r in made.responses)
+        assert made.log_normaliser == pytest.approx(np.log(found["normaliser"][-1]) - top / LAMBDA)
+    assert (steered > 100) == (tilt_nats > 0)
+    for name, expected in truth.items():
+        error = np.std(found[name]) / np.sqrt(len(found[name]))
+        assert abs(np.mean(found[name]) - expected) < 4 * error, name
+
+
+def test_restarts_without_weights_would_be_wrong():
+    toy = Toy()
+    law = toy.probabilities() @ np.array([ids[0] == 1 for ids in toy.responses()])
+    shares = [
+        np.mean([r.rollout.tokens.ids[0] == 1 for r in search(TiltedRestart(), seed, toy).responses])
+        for seed in range(200)
+    ]
+    assert abs(np.mean(shares) - law) > 6 * np.std(shares) / np.sqrt(len(shares))
+
+
+def test_plain_samples_are_weighted_by_their_reward_alone():
+    made = tilted_estimate(search(BestOfN(sampling=Sampling()), 1, Toy()), LAMBDA)
+    rewards = np.array([response.reward for response in made.responses])
+    expected = np.exp(rewards / LAMBDA) / np.exp(rewards / LAMBDA).sum()
+    np.testing.assert_allclose(made.weights, expected)
+    assert made.ess == pytest.approx(1 / (expected**2).sum())
+    assert made.mean_reward == pytest.approx(expected @ rewards)
+
+
+def test_lambda_is_that_of_a_fifth_of_the_first_round():
+    alignment = search(TiltedRestart(), 3, Toy(), n=10, budget=30)
+    first = replace(alignment, rounds=alignment.rounds[:1])
+    assert tilted_estimate(first).ess == pytest.approx(2.0)
+    assert tilted_estimate(alignment).reward_temperature == tilted_estimate(first).reward_temperature
+
+
+def test_what_is_vetoed_has_no_weight():
+    alignment = search(TiltedRestart(), 3, Toy())
+    head, *tail = alignment.rounds
+    barred = replace(head.responses[0], score=replace(head.responses[0].score, vetoed=True))
+    made = tilted_estimate(
+        replace(alignment, rounds=(replace(head, responses=(barred, *head.responses[1:])), *tail)), LAMBDA
+    )
+    assert made.weights[0] == 0.0
+    assert made.weights.sum() == pytest.approx(1.0)
+
+
+def test_what_can_not_be_estimated():
+    with pytest.raises(ConfigurationError, match="qalign"):
+        aisp.tilted_estimate(search(QAlign(reward_temperature=1.0), 1, Toy()))
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match="reward_temperature"):
+            tilted_estimate(search(TiltedRestart(), 1, Toy()), wrong)
