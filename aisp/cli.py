@@ -165,6 +165,7 @@ def bench_quality(
     out: Annotated[Path, typer.Option(help="Folder of rows and report; a killed run goes on there.")],
     held_out: Annotated[list[str], typer.Option(help="A reward that is reported, not optimised.")] = [],  # noqa: B006
     strategy: Annotated[list[str], typer.Option(help="NAME or NAME:setting=number,...")] = ["tilted_restart"],  # noqa: B006
+    rule: Annotated[list[str], typer.Option(help="soft_best_of_n or pessimism, over the plain samples.")] = [],  # noqa: B006
     plain: Annotated[list[str], typer.Option(help="How best-of-n samples; the first is compared with.")] = [_PLAIN],  # noqa: B006
     model: ModelOption = "smollm2-135m",
     dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
@@ -176,6 +177,9 @@ def bench_quality(
     skip: Annotated[int, typer.Option(help="Leading prompts that are left out: to tune on others.")] = 0,
     limit: Annotated[Optional[int], typer.Option(help="Prompts at most.")] = None,  # noqa: UP045
     concurrency: Annotated[int, typer.Option(help="Prompts in flight at once.")] = 8,
+    name: Annotated[
+        str, typer.Option(help="Of the report: kinds of reward in one folder share their pools.")
+    ] = "report",
 ) -> None:
     """Compare strategies with best-of-n, paired by prompt, at every budget."""
     with _readable_errors():
@@ -186,6 +190,7 @@ def bench_quality(
             reward,
             held_out,
             strategy,
+            rule,
             plain,
             model=model,
             dtype=dtype,
@@ -198,6 +203,7 @@ def bench_quality(
             limit=limit,
             concurrency=concurrency,
             out=out,
+            name=name,
         )
 
 

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aisp.bench.quality.answers import MEASURES, Answers
 from aisp.bench.quality.command import run_quality
-from aisp.bench.quality.report import report
+from aisp.bench.quality.report import Report, report
 from aisp.bench.quality.runs import Quality
 from aisp.bench.quality.statistics import chosen_probabilities, diversity, paired
 from aisp.errors import ConfigurationError
 from aisp.records import Sampling
 from aisp.results import ResultFile
 from aisp.rewards import Contains, Length
+from aisp.selection import SoftBest
 from aisp.settings import SearchSettings
 
 
@@ -97,18 +99,18 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(quality, tmp_path)
 def test_the_report_says_what_the_rows_hold(quality):
     bench = quality()
     bench.run(lambda: None)
-    made = report(bench, (4, 12), "t1")
+    made = report(bench, "t1")
     pool = np.array(bench.scores("t1", 0, bench.reward))
-    assert made.answers["best_of_n, t1"].measures["reward"][0, 0, 1] == pool.max()
+    assert made.answers["best_of_n, t1"].measures["reward"][0, 0, 11] == pool.max()
     row = bench.search("ours", 1, 2)
     within_four = [step["reward"] for step in row["best"] if step["drawn"] <= 4][-1]
-    assert made.answers["ours"].measures["reward"][1, 1, 0] == within_four
-    assert made.answers["ours"].forward_tokens[1, 1, 1] == sum(row["forward_tokens"])
-    assert made.difference("ours", 1, standardised=False).mean == pytest.approx(
-        (made.answers["ours"].measures["reward"] - made.answers["best_of_n, t1"].measures["reward"])[:, :, 1].mean()
+    assert made.answers["ours"].measures["reward"][1, 1, 3] == within_four
+    assert made.answers["ours"].forward_tokens[1, 1, 11] == sum(row["forward_tokens"])
+    assert made.difference("ours", 12, standardised=False).mean == pytest.approx(
+        (made.answers["ours"].measures["reward"] - made.answers["best_of_n, t1"].measures["reward"])[:, :, 11].mean()
     )
     text = made.markdown()
-    assert "| ours | 12 |" in text
+    assert "| ours | 8 |" in text
     assert "words" in text
 
 
@@ -144,11 +146,60 @@ def test_the_command_writes_rows_report_and_picture(tiny, tmp_path, monkeypatch)
         "out": tmp_path / "out",
     }
     strategies = ["tilted_restart:tilt_nats=0", "tilted_restart"]
-    run_quality(prompts, ["length:2..4"], ["contains:the"], strategies, ["temperature=0.9,top_p=0.8"], **options)
+    run_quality(
+        prompts,
+        ["length:2..4"],
+        ["contains:the"],
+        strategies,
+        ["soft_best_of_n"],
+        ["temperature=0.9,top_p=0.8"],
+        **options,
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"rows.jsonl", "report.md", "report.png"}
     assert "tilted_restart:tilt_nats=0" in (tmp_path / "out" / "report.md").read_text()
     for wrong in (["magic"], ["tilted_restart:tilt=3"], ["aisp:scale"]):
         with pytest.raises(ConfigurationError):
-            run_quality(prompts, ["length:2..4"], [], wrong, ["temperature=0.9"], **options)
+            run_quality(prompts, ["length:2..4"], [], wrong, [], ["temperature=0.9"], **options)
     with pytest.raises(ConfigurationError, match="--reward"):
-        run_quality(prompts, [], [], strategies, ["temperature=0.9"], **options)
+        run_quality(prompts, [], [], strategies, [], ["temperature=0.9"], **options)
+
+
+def test_rules_choose_from_the_baselines_pool(quality):
+    bench = quality(rules={"soft": SoftBest(reward_temperature=1e9), "hard": SoftBest(reward_temperature=0.0)})
+    bench.run(lambda: None)
+    made = report(bench, "t1")
+    pool = np.array(bench.scores("t1", 2, bench.reward))
+    order = np.random.default_rng([2, 1]).permutation(12)[:8]
+    assert made.answers["soft"].measures["reward"][2, 0, 7] == pytest.approx(pool[order].mean()), "any of the first 8"
+    assert made.answers["hard"].measures["reward"][2, 0, 7] == pool[order].max()
+    assert made.answers["hard"].forward_tokens[2, 0, 7] == pytest.approx(
+        8 * np.mean(bench.pool("t1", 2)["forward_tokens"])
+    )
+
+
+def made_of(baseline, ours, **measures):
+    """A report on two prompts and one seed, of rewards given by response."""
+
+    def answers(rewards, scale):
+        table = np.array([[rewards], [rewards]], dtype=float)
+        own = {name: table if name == "reward" else scale * np.ones_like(table) for name in ("reward", *MEASURES)}
+        spent = np.broadcast_to(np.arange(1.0, len(rewards) + 1), table.shape)
+        return Answers(measures=own, forward_tokens=scale * spent, seconds=2 * scale * spent)
+
+    answered = {"plain": answers(baseline, 1.0), "ours": answers(ours, 0.5)}
+    return Report(baseline="plain", answers=answered, spread=np.array([1.0, np.nan]))
+
+
+def test_what_it_takes_to_reach_the_baselines_end_is_told_in_responses_tokens_and_seconds():
+    made = made_of([0.1 * n for n in range(1, 17)], [0.2 * n for n in range(1, 13)])
+    assert made.answers["ours"].reaches(1.6) == 8
+    text = made.markdown()
+    assert "| ours | 8 | 0.25 | 0.25 |" in text
+    assert "| ours | 16 | 8 | 0.500 |" in text, "surprisal where both have the baseline's reward"
+    assert "not reached" in made_of([1.0] * 8, [0.5] * 8).markdown()
+
+
+def test_prompts_whose_samples_are_all_alike_have_no_unit():
+    made = made_of([0.0] * 8, [1.0] * 8)
+    assert made.difference("ours", 8).prompts == 1
+    assert made.difference("ours", 8, standardised=False).prompts == 2

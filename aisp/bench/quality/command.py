@@ -19,14 +19,13 @@ from aisp.results import ResultFile, read_prompts
 from aisp.rewards.spec import parse_reward, parse_rewards
 from aisp.settings import SearchSettings
 
-_BUDGETS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
-
 
 def run_quality(
     prompts: Path,
     rewards: Sequence[str],
     held_out: Sequence[str],
     strategies: Sequence[str],
+    rules: Sequence[str],
     plain: Sequence[str],
     *,
     model: str,
@@ -40,8 +39,9 @@ def run_quality(
     limit: int | None,
     concurrency: int,
     out: Path,
+    name: str = "report",
 ) -> Report:
-    """Run the benchmark into a folder: rows.jsonl, report.md, report.png.
+    """Run the benchmark into a folder: rows.jsonl, and a Markdown report and a PNG of the given name.
 
     Raises:
         ConfigurationError: Words that name no reward, strategy or setting; no prompts.
@@ -61,6 +61,7 @@ def run_quality(
         reward=reward,
         held_out={spec: parse_reward(spec) for spec in held_out},
         strategies={spec: _strategy(spec, num_samples) for spec in strategies},
+        rules={spec: _strategy(spec, num_samples).make_selection() for spec in rules},
         plain={spec: Sampling(**_numbers(spec)) for spec in plain},
         pool_size=pool,
         budget=budget,
@@ -74,13 +75,12 @@ def run_quality(
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("pools and searches", total=len(quality.tasks()))
         quality.run(lambda: progress.advance(task))
-    at = [b for b in _BUDGETS if b <= min(budget if strategies else pool, pool)]
-    made = report(quality, at, plain[0])
+    made = report(quality, plain[0])
     text = made.markdown()
-    (out / "report.md").write_text(text, encoding="utf-8")
-    made.plot(out / "report.png")
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    made.plot(out / f"{name}.png")
     console.print(Markdown(text))
-    console.print(f"rows.jsonl, report.md and report.png are in {out}", highlight=False)
+    console.print(f"rows.jsonl, {name}.md and {name}.png are in {out}", highlight=False)
     return made
 
 

@@ -21,6 +21,7 @@ from aisp.noise import root_seed, row_seed
 from aisp.records import Candidate, Message, Proposal, Sampling
 from aisp.results import ResultFile, result_key
 from aisp.rewards import Reward
+from aisp.selection import Selection
 from aisp.settings import SearchSettings
 
 _POOL_ROUND = 64
@@ -37,6 +38,7 @@ class Quality:
         reward: What is optimised.
         held_out: Rewards that are not, by name: what they say of the answers is reported.
         strategies: Settings by the name in the report.
+        rules: Selection rules by the name in the report, over the plain samples of the baseline.
         plain: How the pools' samples are drawn, by the name in the report.
         pool_size: Plain samples a prompt.
         budget: Responses a search.
@@ -56,6 +58,7 @@ class Quality:
     max_tokens: int
     results: ResultFile
     held_out: Mapping[str, Reward] = field(default_factory=dict)
+    rules: Mapping[str, Selection] = field(default_factory=dict)
     seeds: Sequence[int] = (1,)
     concurrency: int = 8
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -85,6 +88,10 @@ class Quality:
         """Return what a reward says of a pool; NaN for what is vetoed."""
         values = self.results.done[self._scores_key(plain, prompt, reward)]["values"]
         return [float("nan") if value is None else value for value in values]
+
+    def scoring_seconds(self, plain: str, prompt: int, reward: Reward) -> float:
+        """Return how long a reward took over a pool."""
+        return float(self.results.done[self._scores_key(plain, prompt, reward)]["seconds"])
 
     def search(self, strategy: str, prompt: int, seed: int) -> Row:
         """Return what a strategy found."""

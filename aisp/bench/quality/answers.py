@@ -1,0 +1,141 @@
+"""What each way of answering measures after every number of responses, read from the benchmark's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aisp.bench.quality.runs import Quality, Row
+from aisp.bench.quality.statistics import chosen_probabilities, diversity
+from aisp.records import FloatArray
+
+MEASURES = ("reward", "surprisal", "diversity", "words", "kl_to_base")
+BUDGETS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the returned answers measure; place n - 1 of the last axis is after n responses.
+
+    Args:
+        measures: By name, shape (prompts, seeds, responses). Surprisal is in nats a token under the base model.
+        forward_tokens: Spent so far, shape (prompts, seeds, responses).
+        seconds: Likewise, generation and scoring; each run shared the machine with others in flight.
+    """
+
+    measures: dict[str, FloatArray]
+    forward_tokens: FloatArray
+    seconds: FloatArray
+
+    @property
+    def size(self) -> int:
+        """Responses of a run."""
+        return int(self.forward_tokens.shape[-1])
+
+    def mean(self, measure: str) -> FloatArray:
+        """Return a measure's mean over prompts and seeds, shape (responses,)."""
+        return np.asarray(self.measures[measure].mean((0, 1)))
+
+    def reaches(self, reward: float) -> int | None:
+        """Return the least number of responses whose mean reward is at least this; None if none is."""
+        above = np.flatnonzero(self.mean("reward") >= reward)
+        return int(above[0]) + 1 if above.size else None
+
+
+def best_of_n(quality: Quality, plain: str) -> Answers:
+    """Return what the best of n plain samples measures, in expectation over the pool: the seeds are all alike."""
+    seeds, size = len(quality.seeds), min(max(BUDGETS), quality.pool_size)
+    pools = [_Pool(quality, plain, prompt) for prompt in range(len(quality.prompts))]
+    chosen = [np.array([chosen_probabilities(pool.rewards, n) for n in range(1, size + 1)]) for pool in pools]
+
+    def repeated(values: Sequence[Any]) -> FloatArray:
+        return np.repeat(np.array(values)[:, None], seeds, axis=1)
+
+    names = (*MEASURES, *quality.held_out)
+    drawn = np.arange(1, size + 1)
+    return Answers(
+        measures={k: repeated([p @ own.figures[k] for p, own in zip(chosen, pools, strict=True)]) for k in names},
+        forward_tokens=repeated([pool.forward_tokens * drawn for pool in pools]),
+        seconds=repeated([pool.seconds * drawn for pool in pools]),
+    )
+
+
+def by_rule(quality: Quality, plain: str, rule: str) -> Answers:
+    """Return what a selection rule takes of n plain samples, one order of the pool a seed.
+
+    Between the budgets of the report a figure is that of the budget before.
+    """
+    selection, names = quality.rules[rule], (*MEASURES, *quality.held_out)
+    size = min(max(BUDGETS), quality.pool_size)
+    shape = (len(quality.prompts), len(quality.seeds), size)
+    found = {name: np.full(shape, np.nan) for name in names}
+    tokens, seconds = np.empty(shape), np.empty(shape)
+    for i in range(len(quality.prompts)):
+        pool = _Pool(quality, plain, i)
+        tokens[i], seconds[i] = (cost * np.arange(1, size + 1) for cost in (pool.forward_tokens, pool.seconds))
+        for s, seed in enumerate(quality.seeds):
+            order = np.random.default_rng([i, seed]).permutation(quality.pool_size)
+            for n in (budget for budget in BUDGETS if budget <= size):
+                mine = order[:n]
+                share = selection.probabilities(np.where(np.isnan(pool.rewards), -np.inf, pool.rewards)[mine])
+                for name in names:
+                    found[name][i, s, n - 1 :] = float(share @ pool.figures[name][mine])
+    return Answers(measures=found, forward_tokens=tokens, seconds=seconds)
+
+
+def searched(quality: Quality, name: str) -> Answers:
+    """Return what a strategy's best response so far measures."""
+    names = (*MEASURES, *quality.held_out)
+    shape = (len(quality.prompts), len(quality.seeds), quality.budget)
+    found = {measure: np.empty(shape) for measure in names}
+    tokens, seconds = np.empty(shape), np.empty(shape)
+    for i in range(len(quality.prompts)):
+        for s, seed in enumerate(quality.seeds):
+            row = quality.search(name, i, seed)
+            tokens[i, s], seconds[i, s] = np.cumsum(row["forward_tokens"]), _seconds(row)
+            for step in row["best"]:
+                figures = _figures(step)
+                for measure in names:
+                    found[measure][i, s, step["drawn"] - 1 :] = figures[measure]
+            for measure in names:  # before the first usable response there is none
+                found[measure][i, s, : row["best"][0]["drawn"] - 1] = np.nan
+    return Answers(measures=found, forward_tokens=tokens, seconds=seconds)
+
+
+class _Pool:
+    """A prompt's plain samples: their rewards (NaN where vetoed), figures, and mean cost of one."""
+
+    def __init__(self, quality: Quality, plain: str, prompt: int) -> None:
+        row = quality.pool(plain, prompt)
+        self.rewards = np.array(quality.scores(plain, prompt, quality.reward))
+        self.figures: dict[str, FloatArray] = {
+            "reward": np.nan_to_num(self.rewards),
+            "surprisal": -np.array(row["log_probs"]) / np.maximum(row["tokens"], 1),
+            "diversity": np.array([diversity(text) for text in row["texts"]]),
+            "words": np.array([len(text.split()) for text in row["texts"]], dtype=float),
+            "kl_to_base": np.zeros(len(self.rewards)),
+            **{k: np.nan_to_num(quality.scores(plain, prompt, r)) for k, r in quality.held_out.items()},
+        }
+        self.forward_tokens = float(np.mean(row["forward_tokens"]))
+        scoring = quality.scoring_seconds(plain, prompt, quality.reward)
+        self.seconds = (row["seconds"] + scoring) / len(self.rewards)
+
+
+def _seconds(row: Row) -> FloatArray:
+    """Return the seconds at which each response was scored: a round's are spent when it ends."""
+    each = [np.full(r["responses"], r["seconds"] / r["responses"]) for r in row["rounds"]]
+    return np.asarray(np.concatenate(each).cumsum())
+
+
+def _figures(step: dict[str, Any]) -> dict[str, float]:
+    return {
+        "reward": step["reward"],
+        "surprisal": -step["log_prob"] / max(step["tokens"], 1),
+        "diversity": diversity(step["text"]),
+        "words": len(step["text"].split()),
+        "kl_to_base": step["kl_to_base"],
+        **step["held_out"],
+    }
