@@ -19,7 +19,7 @@ PROMPTS = (
     "Write a short message to a colleague whose project was stopped.",
     "What is there to like about rainy days?",
 )
-STRATEGIES = ("plain", "best_of_n", "aisp")
+STRATEGIES = ("plain", "best_of_n", "tilted_restart")
 
 
 def demo_reward() -> Reward:

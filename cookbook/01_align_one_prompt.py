@@ -22,7 +22,7 @@ ranked = sorted(alignment.responses, key=lambda response: response.reward, rever
 for response in ranked[:3]:
     print(f"{response.reward:6.3f}  round {response.round_index}  {response.text[:60]!r}")
 
-# How the search went, round by round. The first one is the greedy answer, on which the size of the noise is calibrated.
+# How the search went, round by round: plain samples first, then restarts from the best of them.
 for round_ in alignment.rounds:
     ess = "  - " if round_.ess is None else f"{round_.ess:4.1f}"
     print(f"{len(round_.responses):2d} responses, effective sample size {ess}, mean reward {round_.mean_reward:.3f}")
