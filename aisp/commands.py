@@ -95,7 +95,7 @@ def _written(
     console: Console, prompt: str, rewards: Reward | None, model: str, settings: Mapping[str, Any]
 ) -> Alignment:
     """Run a search that commits blocks, each shown as soon as it is."""
-    _load_quietly(model)
+    load_quietly(model)
     pieces = stream(prompt, rewards=rewards, model=model, **settings)
     while True:
         try:

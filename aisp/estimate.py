@@ -27,7 +27,7 @@ from scipy.special import logsumexp
 
 from aisp.errors import ConfigurationError
 from aisp.records import FloatArray, Tokens
-from aisp.strategies.tilted_restart import cut_probabilities
+from aisp.strategies.tilted_restart import cut_probabilities, draws_plainly
 from aisp.trace import Alignment, Response, Round
 from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
 
@@ -70,8 +70,8 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
             samples would be effective.
 
     Raises:
-        ConfigurationError: Another strategy, a search in blocks, a lambda that is not above 0, or rewards that are all equal where
-            lambda is left open.
+        ConfigurationError: Another strategy, a search in blocks, a lambda that is not above 0, or rewards that are all
+            equal where lambda is left open.
     """
     if alignment.strategy not in ("tilted_restart", "best_of_n"):
         raise ConfigurationError(
@@ -91,8 +91,7 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
         )
     responses = tuple(alignment.responses)
     rounds = alignment.rounds
-    plain = alignment.strategy == "best_of_n"
-    log_ratios = np.concatenate([_log_ratios(() if plain else rounds[:k], now) for k, now in enumerate(rounds)])
+    log_ratios = np.concatenate([_log_ratios(_parents(alignment, k), rounds[:k], now) for k, now in enumerate(rounds)])
     rewards = np.array([response.reward if response.score.usable else -np.inf for response in responses])
     log_weights = log_ratios + tilt(rewards, chosen)
     weights = normalise(log_weights)
@@ -111,10 +110,16 @@ def _target(alignment: Alignment) -> float | None:
     return solve_reward_temperature(rewards, TARGET_ESS_FRACTION) if rewards.size else None
 
 
-def _log_ratios(before: Sequence[Round], now: Round) -> FloatArray:
+def _parents(alignment: Alignment, index: int) -> list[Response]:
+    """Return the responses that a round could restart from; none where it drew plain samples."""
+    usable = [response for round_ in alignment.rounds[:index] for response in round_.usable]
+    plain = alignment.strategy == "best_of_n" or draws_plainly(len(usable), alignment.budget)
+    return [] if plain else usable
+
+
+def _log_ratios(parents: Sequence[Response], before: Sequence[Round], now: Round) -> FloatArray:
     """Return log p(y)/q(y) of a round's responses, shape (n,), given the rounds before it."""
     own = np.array([_suffix_ratio(response) for response in now.responses])
-    parents = [response for round_ in before for response in round_.usable]
     if not parents:
         return own
     shares = _shares(parents, before[-1].reward_temperature)

@@ -33,7 +33,7 @@ StrategyName = Literal[
 ]
 
 # Strategies by name, and rules that choose among plain samples: each takes the settings of the same names.
-_STRATEGIES: dict[str, Callable[..., Strategy[Any]]] = {
+_STRATEGIES: dict[str, Callable[[], Any]] = {
     "tilted_restart": TiltedRestart,
     "qalign": QAlign,
     "blockwise": Blockwise,
@@ -176,7 +176,8 @@ class SearchSettings(BaseModel):
                 "blockwise searches block by block itself, and commits nothing before its end; "
                 "leave commit_tokens out, or take another strategy"
             )
-        strategy = _STRATEGIES[name](sampling=self.make_sampling(DEFAULT_SAMPLING), **own)
+        start = _STRATEGIES[name]()
+        strategy = replace(start, sampling=self.make_sampling(start.sampling), **own)
         return self._per_block(strategy) if isinstance(strategy, TiltedRestart) else strategy
 
     def _per_block(self, strategy: TiltedRestart) -> TiltedRestart:

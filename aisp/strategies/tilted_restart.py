@@ -28,12 +28,15 @@ from aisp.linear import fit_linear
 from aisp.noise import row_seed
 from aisp.records import NO_TOKENS, FloatArray, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, Setting
-from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
 
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
 # between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
+# Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
+_PLAIN = 16
+# Colder than what best-of-n does best with (0.8): restarts see to it that responses differ.
+_SAMPLING = Sampling(temperature=0.6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ class TiltedRestart:
     """
 
     name: ClassVar[str] = "tilted_restart"
-    sampling: Sampling = DEFAULT_SAMPLING
+    sampling: Sampling = _SAMPLING
     parents: float = 2.0
     tilt_nats: float = 16.0
 
@@ -98,13 +101,14 @@ class TiltedRestart:
     def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
         root = state.setting.root_seed
         rng = np.random.default_rng([root, state.round_index])
-        starts = self._starts(state, n, rng) if state.population else [NO_TOKENS] * n
+        plain = draws_plainly(len(state.population), state.setting.budget)
+        starts = [NO_TOKENS] * n if plain else self._starts(state, n, rng)
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
                 sampling=self.sampling,
                 kept=kept,
-                shift=state.shift,
+                shift=None if plain else state.shift,
                 measure_bag=self.tilt_nats > 0,
                 retain=True,
             )
@@ -152,7 +156,7 @@ class TiltedRestart:
         self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
     ) -> TiltedRestartState:
         """Compare what the last tilt cost with what it should have."""
-        if state.shift is None or state.expected_nats == 0:
+        if state.expected_nats == 0 or all(proposal.shift is None for proposal in proposals):
             return state
         pairs = zip(proposals, rollouts, strict=True)
         drawn = np.concatenate([rollout.tokens.kl_to_base[len(proposal.kept) :] for proposal, rollout in pairs])
@@ -172,6 +176,11 @@ class TiltedRestart:
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)
+
+
+def draws_plainly(population: int, budget: int) -> bool:
+    """Return whether the next round has plain samples, so many usable responses being there of a budget."""
+    return population < max(1, min(_PLAIN, budget // 4))
 
 
 def cut_probabilities(entropy: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ from aisp.records import TOKEN_FIGURES, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Setting
 from aisp.strategies.tilted_restart import TiltedRestart
 
-SETTING = Setting(root_seed=11, budget=64, num_samples=8, max_tokens=10)
+SETTING = Setting(root_seed=11, budget=32, num_samples=8, max_tokens=10)
 DIM = 5
 
 
@@ -43,11 +43,23 @@ def linear_rewards(n=8, factor=1.0):
 def test_the_first_round_is_plain_samples_and_best_of_ns():
     from aisp.strategies.best_of_n import BestOfN
 
-    ours, theirs = TiltedRestart(), BestOfN()
+    ours, theirs = TiltedRestart(), BestOfN(sampling=TiltedRestart().sampling)
     mine, plain = ours.propose(ours.init(SETTING), 4), theirs.propose(theirs.init(SETTING), 4)
     assert [(p.seed, p.sampling, p.kept.ids, p.shift) for p in mine] == [
         (p.seed, p.sampling, p.kept.ids, p.shift) for p in plain
     ]
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(64, 4), (32, 2), (8, 1), (3, 1)])
+def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, rounds):
+    strategy = TiltedRestart()
+    state = strategy.init(replace(SETTING, budget=budget))
+    for index in range(rounds + 1):
+        proposals = strategy.propose(state, 4)
+        plain = all(not p.kept.ids and p.shift is None for p in proposals)
+        assert plain == (index < rounds)
+        rollouts = [rollout_of(4 * index + i) for i in range(4)]
+        state, _ = strategy.update(state, proposals, rollouts, [Score(value=float(i)) for i in range(4)])
 
 
 def test_kept_tokens_are_prefixes_of_parents_that_the_rewards_chose():
