@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
 
 from aisp.errors import ConfigurationError, RewardError
 from aisp.records import Candidate
@@ -318,6 +318,22 @@ class TestPreferences:
         assert len(ann.text) < len(bob.text)
         with pytest.raises(ConfigurationError, match="polite"):
             llm.invoke("Hi", preferences={"polite": 1.0})
+
+    def test_who_shares_a_batch_changes_nothing(self, tiny):
+        """The same with a real engine, whose decode batch holds the rows of both users."""
+        brief = FunctionReward(lambda text: -len(text), name="brief", version="1")
+        wordy = FunctionReward(lambda text: len(text), name="wordy", version="1")
+        llm = AISPChatModel(model=tiny, rewards=brief + wordy, budget=8, num_samples=4, seed=1, max_tokens=8)
+        both = RunnableParallel(
+            ann=llm.bind(preferences={"brief": 1.0, "wordy": 0.0}),
+            bob=llm.bind(preferences={"brief": 0.0, "wordy": 1.0}),
+        )
+        together = both.invoke("Hi")
+        alone = {name: bound.invoke("Hi") for name, bound in both.steps__.items()}
+        assert {name: message.text for name, message in together.items()} == {
+            name: message.text for name, message in alone.items()
+        }
+        assert len(together["ann"].text) < len(together["bob"].text)
 
     def test_in_the_chat_model_a_reward_runnable_is_unwrapped(self):
         llm = AISPChatModel(rewards=Reward(words) * 2)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aisp.aligner import Request, text_candidate
 from aisp.errors import ConfigurationError, RewardError
-from aisp.records import Candidate, Score
+from aisp.records import NO_TOKENS, Candidate, Limits, Rollout, Score
 from aisp.rewards import FunctionReward, Length, Reward
 from aisp.rewards.loop import run
 
@@ -165,6 +166,19 @@ def test_functions_are_bound_by_name():
 def test_functions_that_nothing_can_be_given_to_are_errors_when_built(function):
     with pytest.raises(ConfigurationError):
         FunctionReward(function)
+
+
+def test_reasoning_is_seen_only_by_those_who_ask():
+    rollout = Rollout(tokens=NO_TOKENS, text="<think>42?</think>It is 42.", finish_reason="stop", forward_tokens=0)
+    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=9))
+    candidate = text_candidate(request, rollout)
+    assert (candidate.text, candidate.reasoning) == ("It is 42.", "42?")
+
+    def judge(text, reasoning):
+        return len(text) + 100 * len(reasoning)
+
+    assert FunctionReward(judge).score([candidate])[0].value == 309
+    assert FunctionReward(lambda text: len(text)).score([candidate])[0].value == 9
 
 
 @given(st.lists(st.text(), max_size=6))

@@ -103,6 +103,16 @@ def test_batches_are_bounded_in_tokens_and_their_size_changes_nothing():
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
+def test_a_model_never_sees_more_than_a_batch_however_many_candidates_there_are():
+    model, seen = model_of(2), []
+    model.register_forward_pre_hook(lambda _, args, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True)
+    texts = [f"{'the day ' * (n % 9)}is good {n}" for n in range(600)]
+    scores = Classifier(model, tokenizer=tiny_tokenizer(), batch_tokens=256).score(candidates_of(*texts))
+    assert len(scores) == 600
+    assert max(seen) <= 256
+    assert len(seen) < 100, "and not one by one"
+
+
 def reward_model(**config):
     """A preference model as they come: a decoder whose last token's state a scalar head reads."""
     with torch.random.fork_rng(devices=[]):
