@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import aisp
 from aisp.models import load
-from aisp.rewards import Avoids, Classifier, Length, veto
+from aisp.rewards import Avoids, Classifier, Regex, veto
 
 MODEL = load("smollm2-135m", dtype="float32")
 STIFF = """The request has been received and will be processed in due course.
@@ -52,7 +52,7 @@ def trained(sentences: list[str], labels: list[int]) -> BertForSequenceClassific
     batch = MODEL.tokenizer(sentences, padding=True, return_tensors="pt")
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=3e-4)
-    for _ in range(40):
+    for _ in range(8):  # enough for these few sentences; more would only make it surer of itself
         loss = model(**inputs, labels=torch.tensor(labels)).loss
         optimizer.zero_grad()
         loss.backward()
@@ -62,14 +62,17 @@ def trained(sentences: list[str], labels: list[int]) -> BertForSequenceClassific
 
 
 if len(sys.argv) > 1:
-    warm = Classifier(sys.argv[1], output="probability", name="warm")
+    warm = Classifier(sys.argv[1], name="warm")
 else:
     stiff_lines, warm_lines = STIFF.splitlines(), WARM.splitlines()
     model = trained(stiff_lines + warm_lines, [0] * len(stiff_lines) + [1] * len(warm_lines))
-    warm = Classifier(model, tokenizer=MODEL.tokenizer, label="warm", output="probability", name="warm")
+    warm = Classifier(model, tokenizer=MODEL.tokenizer, label="warm", name="warm")
 
-# The gates are rules: cheap, so they run first, and what they close is not classified.
-reward = warm + veto(Avoids("sorry", "apologize", name="no_apology")) + veto(Length(8, 60, name="length"))
+# The gates are rules: cheap, so they run first, and what they close is not classified. A veto lets pass what scores 0.5
+# or more; with below=1.0 a rule must be kept in full, so that one of these words is one too many. The second gate is
+# there because a classifier of sixteen sentences has never seen a row of digits, and may well find it warm.
+no_apology = Avoids("sorry", "apologize", "afraid", name="no_apology")
+reward = warm + veto(no_apology, below=1.0) + veto(Regex(r"^\D*$", name="no_digits"))
 
 alignment = aisp.align(
     "A guest arrives at our hotel late at night, tired and hungry. What do you say?",
@@ -78,6 +81,7 @@ alignment = aisp.align(
     budget=24,
     num_samples=8,
     max_tokens=32,
+    temperature=0.7,
     seed=1,
 )
 responses = list(alignment.responses)
@@ -87,4 +91,4 @@ for response in vetoed[:2]:
     print(f"  vetoed {dict(response.score.parts)}: {response.text[:70]!r}")
 usable = sorted((r for r in responses if r.score.usable), key=lambda r: r.reward)
 for name, response in (("least", usable[0]), ("most", usable[-1])):
-    print(f"  {name} warm {response.score.parts['warm']:.3f}: {response.text!r}")
+    print(f"  {name} warm {response.score.parts['warm']:+.2f}: {response.text!r}")
