@@ -30,6 +30,7 @@ from aisp.rewards import (
     when,
 )
 from aisp.rewards.function import BatchReward
+from aisp.rewards.spec import parse_reward
 from aisp.testing import RewardContract, tiny_tokenizer
 from tests.rewards.test_classifier import model_of
 from tests.rewards.test_remote import Server
@@ -46,6 +47,22 @@ def length(text):
 
 
 BUILT_IN = {
+    **{
+        spec: functools.partial(parse_reward, spec)
+        for spec in (
+            "frequency:bread:1..2",
+            "starts:Keep",
+            "ends:hour.",
+            'wrapped:"',
+            "case:lower",
+            "bullets:1..2",
+            "parts:1..2:,",
+            "code",
+            "language:en",
+            "readability:60..",
+            "strict:length:3..9",
+        )
+    },
     "sentiment": lambda: Sentiment(measure="balance"),
     "length": lambda: Length(3, 9),
     "contains": lambda: Contains("bread", "bag"),
