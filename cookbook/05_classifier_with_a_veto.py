@@ -68,10 +68,10 @@ else:
     model = trained(stiff_lines + warm_lines, [0] * len(stiff_lines) + [1] * len(warm_lines))
     warm = Classifier(model, tokenizer=MODEL.tokenizer, label="warm", name="warm")
 
-# The gates are rules: cheap, so they run first, and what they close is not classified. A veto lets pass what scores 0.5
-# or more; a strict rule is kept or not, so that one of these words is one too many. The second gate is there because a
+# The gates are rules: cheap, so they run first, and what they close is not classified. A rule is kept or not,
+# so that one of these words is one too many. The second gate is there because a
 # classifier of sixteen sentences has never seen a row of digits, and may well find it warm.
-no_apology = Avoids("sorry", "apologize", "afraid", strict=True, name="no_apology")
+no_apology = Avoids("sorry", "apologize", "afraid", name="no_apology")
 reward = warm + veto(no_apology) + veto(Regex(r"^\D*$", name="no_digits"))
 
 alignment = aisp.align(

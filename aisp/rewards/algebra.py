@@ -3,7 +3,7 @@
 0.7 * kind + 0.3 * short - 1.0         Sum of Scaled, and a constant
 reward.clip(0, 1)                      Clip
 minimum(a, b), product(a, b)           Minimum, Product
-veto(rule, below=0.5)                  Veto: adds nothing, but takes a candidate out of the race
+veto(rule)                             Veto: adds nothing, but takes a candidate out of the race
 when(condition, reward)                When: counts only where the condition holds
 normalize(reward)                      Normalized: z-scores, calibrated on a request's first round and then frozen
 """
@@ -177,11 +177,16 @@ class Product(Combined):
 
 
 class Veto(Combined):
-    """A hard gate: a candidate whose value lies below a bound is never returned. It adds 0 to a sum."""
+    """A hard gate: a candidate whose value lies below a bound is never returned. It adds 0 to a sum.
 
-    def __init__(self, reward: Reward, below: float = 0.5) -> None:
+    Args:
+        reward: What is looked at.
+        below: The bound. None is 0.5, and 1 for a rule, which is kept or broken however nearly it was kept.
+    """
+
+    def __init__(self, reward: Reward, below: float | None = None) -> None:
         super().__init__(reward, name=reward.name)
-        self.below = _number(below, "below")
+        self.below = _number(reward.passes_at if below is None else below, "below")
 
     def config(self) -> Mapping[str, Any]:
         return {**super().config(), "below": self.below}
@@ -290,8 +295,11 @@ def product(*rewards: Reward) -> Product:
     return Product(*_some(rewards, "product"))
 
 
-def veto(reward: Reward, below: float = 0.5) -> Veto:
-    """Return a gate: what scores below a bound is never returned, has no weight, and is outside every mean."""
+def veto(reward: Reward, below: float | None = None) -> Veto:
+    """Return a gate: what scores below a bound is never returned, has no weight, and is outside every mean.
+
+    Without a bound, what breaks a rule is stopped, and of other rewards what scores below 0.5.
+    """
     return Veto(reward, below)
 
 

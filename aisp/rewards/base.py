@@ -39,6 +39,8 @@ class Reward:
 
     partial: bool = False
     cost: float = 1.0
+    passes_at: float = 0.5
+    """The least value that a `veto` lets pass where it is given no bound."""
 
     def __init__(
         self,

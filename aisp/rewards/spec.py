@@ -21,7 +21,7 @@ ifeval:FILE                     each prompt's own instructions, from a JSONL fil
 judge:MODEL:QUESTION            a local chat model's verdict, 0 to 1, as judge:smollm2-135m:Is the answer kind?
 python:module:function          a function or reward of your own
 strict:SPEC                     a rule as 1 or 0; else it says how far off a text is
-veto:SPEC                       what scores below 0.5 is never returned
+veto:SPEC                       what breaks a rule, or else scores below 0.5, is never returned
 0.5*SPEC                        a weight
 """
 

@@ -168,7 +168,7 @@ def product(*sources: Any) -> Reward:
     return Reward(algebra.product(*map(as_reward, sources)))
 
 
-def veto(source: Any, below: float = 0.5) -> Reward:
+def veto(source: Any, below: float | None = None) -> Reward:
     """Return a gate: what scores below a bound is never returned."""
     return Reward(algebra.veto(as_reward(source), below))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Score
-from aisp.rewards import FunctionReward, minimum, normalize, product, veto, when
+from aisp.rewards import Avoids, FunctionReward, Length, minimum, normalize, product, veto, when
 from aisp.rewards.algebra import part_signs
 
 finite = st.floats(-1e6, 1e6)
@@ -184,3 +184,12 @@ def test_fingerprints_follow_the_tree():
 def test_what_makes_no_reward_is_an_error(build):
     with pytest.raises(ConfigurationError):
         build(constant(1.0))
+
+
+def test_a_veto_stops_what_breaks_a_rule_however_nearly_it_is_kept():
+    two = veto(Avoids("sorry", "sadly"))
+    assert value_of(two, "I am sorry.").vetoed, "one of two phrases scores 0.5"
+    assert not value_of(two, "I am glad.").vetoed
+    assert value_of(veto(Length(3, 9)), "two words").vetoed
+    assert not value_of(veto(Length(3, 9), below=0.5), "two words").vetoed, "an explicit bound wins"
+    assert value_of(veto(Length(3, 9), below=0.0), "").vetoed is False

@@ -27,6 +27,7 @@ class Graded(Reward):
     """
 
     cost = 0.001
+    passes_at = 1.0
 
     def __init__(self, *, strict: bool = False, **options: Any) -> None:
         super().__init__(**options)
