@@ -104,7 +104,7 @@ def test_the_demo_shows_all_three_at_equal_budget(invoke):
     result = invoke("demo", "--budget", 4, "--max-tokens", 6)
     assert result.exit_code == 0, result.output
     assert result.output.count("best_of_n  reward") == 3
-    assert result.output.count("aisp  reward") == 3
+    assert result.output.count("tilted_restart  reward") == 3
     assert "mean" in result.output
 
 

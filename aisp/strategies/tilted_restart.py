@@ -33,6 +33,8 @@ from aisp.weights import effective_sample_size, normalise, solve_reward_temperat
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
 # between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
+RESTART_SAMPLES = 8
+"""Responses of a round where none are asked for: each round restarts from what all before it found."""
 # Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
 _PLAIN = 16
 # Colder than what best-of-n does best with (0.8): restarts see to it that responses differ.
