@@ -1,14 +1,82 @@
-"""Taking tokens from logits: greedy, or softmax with temperature, top-p and top-k by one uniform number a token."""
+"""Taking tokens from logits: greedy, or softmax with temperature, top-p and top-k by one uniform number a token.
+
+A softmax is kept as differences to its largest score and their exponentials, over the whole vocabulary or over the few
+tokens that truncation leaves. Nothing of the vocabulary's size is sorted unless a row needs it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from aisp.engines.truncate import truncated
 from aisp.records import Sampling
 
 _BLOCK = 256
-_NUCLEUS_GUESS = 512
+_LEAST = -1e4  # exp of it is 0; times 0 it is no NaN, as -inf would be
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """The distributions that n tokens are drawn from. See `softmax`.
+
+    Args:
+        scores: Logits over temperature, less the largest of their row, float32 of shape (n, k); -inf is impossible.
+        masses: Their exponentials.
+        log_total: Logarithm of the sum of the masses, shape (n,).
+        ids: The tokens behind the columns, ascending where they are possible, shape (n, k); None for the whole
+            vocabulary.
+    """
+
+    scores: Tensor
+    masses: Tensor
+    log_total: Tensor
+    ids: Tensor | None
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Return the tokens, int64 of shape (n,), that uniform numbers of shape (n,) choose."""
+        places = inverse_cdf(self.masses, uniform)
+        return places if self.ids is None else self.ids.gather(-1, places[:, None])[:, 0]
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """Return the log-probability of one token a row, in nats, shape (n,); -inf for one that is impossible."""
+        if self.ids is None:
+            chosen = self.scores.gather(-1, tokens[:, None])[:, 0]
+        else:
+            chosen = self.scores.masked_fill(self.ids != tokens[:, None], -torch.inf).amax(-1)
+        return chosen - self.log_total
+
+    def entropy(self) -> Tensor:
+        """Return the entropies in nats, shape (n,)."""
+        scores = self.scores.clamp(min=_LEAST)
+        mean = torch.bmm(self.masses[:, None], scores[:, :, None])[:, 0, 0] / self.log_total.exp()
+        return (self.log_total - mean).clamp_(min=0.0)
+
+    def log_probabilities(self, vocab: int) -> Tensor:
+        """Return all log-probabilities, shape (n, vocab)."""
+        log_p = self.scores - self.log_total[:, None]
+        if self.ids is None:
+            return log_p
+        return log_p.new_full((log_p.shape[0], vocab), -torch.inf).scatter_reduce_(-1, self.ids, log_p, "amax")
+
+
+def softmax(logits: Tensor, sampling: Sampling) -> Softmax:
+    """Return the distributions of softmax draws.
+
+    Args:
+        logits: Float32 of shape (n, vocab); -inf forbids a token. They stay as they are.
+        sampling: Temperature and truncation. Greedy settings have the probabilities of temperature 1.
+    """
+    ids = None
+    scores = logits if sampling.greedy or sampling.temperature == 1 else logits / sampling.temperature
+    if not sampling.greedy and (sampling.top_p < 1 or sampling.top_k is not None):
+        scores, ids = truncated(scores, sampling.top_p, sampling.top_k)
+    top = scores.amax(-1, keepdim=True)
+    scores = scores - top if scores is logits else scores.sub_(top)
+    masses = scores.exp()
+    return Softmax(scores, masses, masses.sum(-1).log_(), ids)
 
 
 def log_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -21,27 +89,7 @@ def log_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     Returns:
         Shape (n, vocab), in nats, -inf for the tokens that truncation drops.
     """
-    if sampling.greedy:
-        return torch.log_softmax(logits, dim=-1)
-    scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        kept = torch.topk(scaled, sampling.top_k, dim=-1)
-        scaled = torch.full_like(scaled, -torch.inf).scatter_(-1, kept.indices, kept.values)
-    log_p = torch.log_softmax(scaled, dim=-1)
-    return log_p if sampling.top_p >= 1 else _nucleus(log_p, sampling.top_p)
-
-
-def _nucleus(log_p: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of most probable tokens that reaches `top_p`, normalised anew."""
-    size = min(_NUCLEUS_GUESS, log_p.shape[-1])
-    values, indices = torch.topk(log_p, size, dim=-1)
-    if size < log_p.shape[-1] and bool((values.exp().sum(-1) < top_p).any()):
-        values, indices = torch.sort(log_p, dim=-1, descending=True)  # a flat distribution: look at every token
-    probabilities = values.exp()
-    before = probabilities.cumsum(-1) - probabilities
-    values = values.masked_fill(before >= top_p, -torch.inf)
-    values = values - values.logsumexp(-1, keepdim=True)
-    return torch.full_like(log_p, -torch.inf).scatter_(-1, indices, values)
+    return softmax(logits, sampling).log_probabilities(logits.shape[-1])
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
@@ -57,7 +105,8 @@ def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
         int64 of shape (n,).
     """
     n, vocab = probabilities.shape
-    padded = torch.nn.functional.pad(probabilities, (0, -vocab % _BLOCK)).view(n, -1, _BLOCK)
+    padded = torch.nn.functional.pad(probabilities, (0, -vocab % _BLOCK)) if vocab % _BLOCK else probabilities
+    padded = padded.view(n, -1, _BLOCK)
     sums = padded.sum(-1).to(uniform.dtype)
     block, rest = _locate(sums, uniform * sums.sum(-1))
     inside = padded[torch.arange(n, device=padded.device), block].to(uniform.dtype)

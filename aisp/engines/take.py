@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aisp.engines.draw import inverse_cdf, log_probabilities
+from aisp.engines.draw import log_probabilities, softmax
 from aisp.engines.head import Head
 from aisp.engines.perturb import Perturbation, Perturber
 from aisp.engines.rows import Row
@@ -16,6 +17,20 @@ from aisp.records import TOKEN_FIGURES, Sampling
 
 Taken = tuple[int, tuple[float, ...]]
 """A token, and its figures in the order of `aisp.records.TOKEN_FIGURES`."""
+
+# With a vocabulary of 49,152 the figures of 32 rows take 30 ms of a step of 230 where they are computed of all rows at
+# once, and 7 ms in pieces of 10.
+_NUMBERS_AT_ONCE = 1 << 19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moves:
+    """What is added to the raw logits of some rows: places among them, W v of each, and the same for W u."""
+
+    places: list[int]
+    shifts: Tensor
+    steered: list[int]
+    mean_shifts: Tensor
 
 
 @torch.inference_mode()
@@ -31,25 +46,23 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
     n = len(rows)
     perturbation = perturber.draw(rows)
     raw, shifts = _raw(head, pre_logits, perturbation)
-    logits = head.finish(raw)
-    figures = torch.zeros(n, len(TOKEN_FIGURES), dtype=torch.float64, device=logits.device)
-    proposed = logits
-    if perturbation is not None and shifts is not None:
-        count = len(perturbation.rows)
-        moved = raw.clone()
-        moved[perturbation.rows] += shifts[:count]
-        proposed = head.finish(moved)
-        figures[:, 3] = _kl_to_base(head, raw, logits, shifts[count:], perturbation)
+    figures = torch.zeros(n, len(TOKEN_FIGURES), dtype=torch.float64, device=raw.device)
+    if perturbation is not None:
         figures[:, 4] = _mean_dot(n, perturbation)
-    _measure_scale(rows, raw, logits)
-    prior, proposed = _allowed(rows, logits, proposed)
-    tokens = _draw(rows, prior, proposed, figures)
-    _hold(rows, tokens, figures)
-    _measure_scores(head, rows, tokens, proposed)
-    figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-    greedy = [i for i, row in enumerate(rows) if row.proposal.sampling.greedy]
-    figures[greedy, 1] = figures[greedy, 0]
-    return [(token, tuple(own)) for token, own in zip(tokens.tolist(), figures.tolist(), strict=True)]
+    uniform = _uniforms(rows, raw.device)
+    tokens = torch.empty(n, dtype=torch.int64, device=raw.device)
+    asked: list[tuple[list[int], Tensor]] = []
+    for sampling, places in _pieces(rows, raw):
+        where = slice(places[0], places[-1] + 1) if places[-1] - places[0] < len(places) else places
+        some, moves = [rows[i] for i in places], _moves(places, perturbation, shifts)
+        drawn = _take_some(head, sampling, some, raw[where], moves, uniform[where])
+        tokens[where] = drawn.tokens
+        figures[where] += drawn.figures
+        if drawn.probabilities is not None:
+            asked.append(([i for i in places if rows[i].proposal.measure_scores], drawn.probabilities))
+    _measure_scores(head, rows, tokens, asked)
+    whole = torch.cat([tokens[:, None].double(), figures], 1).tolist()  # one wait for the device
+    return [(int(token), tuple(own)) for token, *own in whole]
 
 
 def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> tuple[Tensor, Tensor | None]:
@@ -61,6 +74,67 @@ def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> t
     linear = head.linear(stacked)
     n = pre_logits.shape[0]
     return head.add_bias(linear[:n]), linear[n:]
+
+
+def _pieces(rows: Sequence[Row], raw: Tensor) -> Iterator[tuple[Sampling, list[int]]]:
+    """Yield places of rows that draw alike, so few that what is computed of them stays in a processor's cache."""
+    at_once = max(1, _NUMBERS_AT_ONCE // raw.shape[1]) if raw.device.type == "cpu" else len(rows)
+    found: dict[Sampling, list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault(row.proposal.sampling, []).append(i)
+    for sampling, places in found.items():
+        for start in range(0, len(places), at_once):
+            yield sampling, places[start : start + at_once]
+
+
+def _moves(places: Sequence[int], perturbation: Perturbation | None, shifts: Tensor | None) -> _Moves | None:
+    """Return what concerns the rows at some places of the batch; None if nothing does."""
+    if perturbation is None or shifts is None:
+        return None
+    where = {row: i for i, row in enumerate(perturbation.rows)}
+    moved = [(j, where[place]) for j, place in enumerate(places) if place in where]
+    if not moved:
+        return None
+    steered = [(j, perturbation.mean_of[i]) for j, i in moved if perturbation.mean_of[i] >= 0]
+    first_mean = len(perturbation.rows)
+    return _Moves(
+        places=[j for j, _ in moved],
+        shifts=shifts[[i for _, i in moved]],
+        steered=[j for j, _ in steered],
+        mean_shifts=shifts[[first_mean + mean for _, mean in steered]],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """Tokens, their figures, and for the rows that ask for scores the probabilities that they were drawn with."""
+
+    tokens: Tensor
+    figures: Tensor
+    probabilities: Tensor | None
+
+
+def _take_some(
+    head: Head, sampling: Sampling, rows: Sequence[Row], raw: Tensor, moves: _Moves | None, uniform: Tensor
+) -> _Drawn:
+    """Take the next token of rows that draw alike, from W z + b."""
+    figures = torch.zeros(len(rows), len(TOKEN_FIGURES), dtype=torch.float64, device=raw.device)
+    logits = proposed = head.finish(raw)
+    if moves is not None:
+        moved = raw.clone()
+        moved[moves.places] += moves.shifts
+        proposed = head.finish(moved)
+        _measure_kl(head, raw, logits, moves, figures)
+    _measure_scale(rows, raw, logits)
+    prior, proposed = _allowed(rows, logits, proposed)
+    tokens = _draw(rows, sampling, prior, proposed, uniform, figures)
+    _hold(rows, tokens, figures)
+    figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    if sampling.greedy:
+        figures[:, 1] = figures[:, 0]
+    asking = [j for j, row in enumerate(rows) if row.proposal.measure_scores]
+    probabilities = log_probabilities(proposed[asking], sampling).exp_() if asking else None
+    return _Drawn(tokens=tokens, figures=figures, probabilities=probabilities)
 
 
 def _allowed(rows: Sequence[Row], logits: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,56 +164,37 @@ def _hold(rows: Sequence[Row], tokens: Tensor, figures: Tensor) -> None:
                 figures[i, 1:3] = 0.0
 
 
-def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, figures: Tensor) -> Tensor:
+def _uniforms(rows: Sequence[Row], device: torch.device) -> Tensor:
+    """Return the number that chooses each row's token, shape (n,); of no meaning where it is taken greedily."""
+    if all(row.proposal.sampling.greedy for row in rows):
+        return torch.zeros(len(rows), device=device)
+    positions = torch.tensor([[row.position] for row in rows], device=device)
+    return uniforms([row.proposal.seed for row in rows], positions)[:, 0]
+
+
+def _draw(
+    rows: Sequence[Row], sampling: Sampling, logits: Tensor, proposed: Tensor, uniform: Tensor, figures: Tensor
+) -> Tensor:
     """Take tokens, shape (n,), and fill in the figures of softmax draws (log_prior, log_proposal, entropy)."""
     figures[:, 2] = torch.nan
-    tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
-    for sampling, places in _by_sampling(rows, range(len(rows))).items():
-        whole = len(places) == len(rows)
-        theirs = proposed if whole else proposed[places]
-        base = logits if whole else logits[places]
-        if sampling.greedy:
-            tokens[places] = theirs.argmax(-1)
-            figures[places, 5] = _entropy(log_probabilities(base, sampling))
-            continue
-        log_q = log_probabilities(theirs, sampling)
-        at = torch.tensor([[rows[i].position] for i in places], device=logits.device)
-        uniform = uniforms([rows[i].proposal.seed for i in places], at)[:, 0]
-        drawn = inverse_cdf(log_q.exp(), uniform)
-        tokens[places] = drawn
-        moved = proposed is not logits
-        log_p = log_probabilities(base, sampling) if moved else log_q
-        figures[places, 1] = log_p.gather(-1, drawn[:, None])[:, 0].double()
-        figures[places, 5] = _entropy(log_p)
-        known = [j for j, i in enumerate(places) if not (rows[i].perturbed and rows[i].proposal.scale)]
-        of_drawn = log_q.gather(-1, drawn[:, None])[:, 0].double()
-        figures[[places[j] for j in known], 2] = of_drawn[known]
+    if sampling.greedy:
+        figures[:, 5] = softmax(logits, sampling).entropy()
+        return proposed.argmax(-1)
+    proposal = softmax(proposed, sampling)
+    tokens = proposal.draw(uniform)
+    prior = proposal if proposed is logits else softmax(logits, sampling)
+    figures[:, 1], figures[:, 5] = prior.log_prob(tokens), prior.entropy()
+    known = [j for j, row in enumerate(rows) if not (row.perturbed and row.proposal.scale)]
+    figures[known, 2] = proposal.log_prob(tokens)[known].double()
     return tokens
 
 
-def _by_sampling(rows: Sequence[Row], places: Iterable[int]) -> dict[Sampling, list[int]]:
-    found: dict[Sampling, list[int]] = {}
-    for i in places:
-        found.setdefault(rows[i].proposal.sampling, []).append(i)
-    return found
-
-
-def _entropy(log_p: Tensor) -> Tensor:
-    """Return the entropy in nats, float64 of shape (n,), of log-probabilities of shape (n, vocab)."""
-    entropy: Tensor = torch.special.entr(log_p.exp()).sum(-1)
-    return entropy.double()
-
-
-def _kl_to_base(head: Head, raw: Tensor, logits: Tensor, mean_shifts: Tensor, perturbation: Perturbation) -> Tensor:
-    """Return KL(softmax(W(z + u)) || softmax(W z)) of each row, shape (n,); 0 where there is no mean."""
-    kl = torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
-    steered = [(row, mean) for row, mean in zip(perturbation.rows, perturbation.mean_of, strict=True) if mean >= 0]
-    if steered:
-        rows, means = [row for row, _ in steered], [mean for _, mean in steered]
-        log_q = torch.log_softmax(head.finish(raw[rows] + mean_shifts[means]), -1)
-        log_p = torch.log_softmax(logits[rows], -1)
-        kl[rows] = (log_q.exp() * (log_q - log_p)).sum(-1).double().clamp_(min=0.0)
-    return kl
+def _measure_kl(head: Head, raw: Tensor, logits: Tensor, moves: _Moves, figures: Tensor) -> None:
+    """Fill in KL(softmax(W(z + u)) || softmax(W z)) of each row that has a mean."""
+    if moves.steered:
+        log_q = torch.log_softmax(head.finish(raw[moves.steered] + moves.mean_shifts), -1)
+        log_p = torch.log_softmax(logits[moves.steered], -1)
+        figures[moves.steered, 3] = (log_q.exp() * (log_q - log_p)).sum(-1).double().clamp_(min=0.0)
 
 
 def _mean_dot(n: int, perturbation: Perturbation) -> Tensor:
@@ -159,11 +214,14 @@ def _measure_scale(rows: Sequence[Row], raw: Tensor, logits: Tensor) -> None:
             row.meter.observe(raw[i], logits[i])
 
 
-def _measure_scores(head: Head, rows: Sequence[Row], tokens: Tensor, proposed: Tensor) -> None:
-    """Note W[y] - E_q[W] for the rows that ask for it."""
-    asking = [i for i, row in enumerate(rows) if row.proposal.measure_scores]
-    for sampling, places in _by_sampling(rows, asking).items():
-        probabilities = log_probabilities(proposed[places], sampling).exp().to(head.weight.dtype)
-        vectors = head.weight[tokens[places]] - probabilities @ head.weight
-        for i, vector in zip(places, vectors, strict=True):
-            rows[i].score_vectors.append(vector)
+def _measure_scores(
+    head: Head, rows: Sequence[Row], tokens: Tensor, asked: Sequence[tuple[Sequence[int], Tensor]]
+) -> None:
+    """Note W[y] - E_q[W] for the rows at the places that ask for it, from their probabilities."""
+    if not asked:
+        return
+    places = [place for some, _ in asked for place in some]
+    probabilities = torch.cat([theirs for _, theirs in asked]).to(head.weight.dtype)
+    vectors = head.weight[tokens[places]] - probabilities @ head.weight
+    for place, vector in zip(places, vectors, strict=True):
+        rows[place].score_vectors.append(vector)

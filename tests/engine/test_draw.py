@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from aisp.engines.draw import inverse_cdf, log_probabilities
+from aisp.engines.draw import inverse_cdf, log_probabilities, softmax
+from aisp.engines.truncate import by_sorting, truncated
 from aisp.noise import uniforms
 from aisp.records import GREEDY, Sampling
 
@@ -38,11 +39,61 @@ def test_truncation_is_that_of_the_library(sampling):
     torch.testing.assert_close(log_probabilities(logits, sampling), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
+def kept_by_definition(row, top_p, top_k):
+    """Return the tokens of one row that top-k and then top-p keep: by probability, the lower id first among equals."""
+    order = sorted(range(len(row)), key=lambda token: (-row[token], token))[: top_k or len(row)]
+    masses = torch.tensor([row[token] for token in order], dtype=torch.float64).softmax(0)
+    before = masses.cumsum(0) - masses
+    return {token for i, token in enumerate(order) if before[i] < top_p or top_p == 1 if row[token] > -torch.inf}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3000),
+    st.integers(0, 10_000),
+    st.sampled_from([0.01, 1.0, 4.0]),
+    st.sampled_from([None, 0.5]),
+    st.sampled_from([1e-9, 0.3, 0.9, 0.999, 1.0]),
+    st.sampled_from([None, 1, 2, 70, 2999, 10_000]),
+    st.booleans(),
+)
+def test_truncation_keeps_what_the_definition_says(n, vocab, seed, spread, grid, top_p, top_k, forbidden):
+    scores = spread * logits_of(n, vocab, seed)
+    if grid is not None:  # as in bfloat16, many tokens are tied
+        scores = (scores / grid).round() * grid
+    if forbidden:  # as by a grammar
+        scores[:, torch.arange(vocab) % 3 != seed % 3 if vocab > 3 else []] = -torch.inf
+    expected = [kept_by_definition(row, top_p, top_k) for row in scores.tolist()]
+    values, ids = truncated(scores, top_p, top_k)
+    found = [set(i[v > -torch.inf].tolist()) for i, v in zip(ids, values, strict=True)]
+    dense = by_sorting(scores, top_p, min(top_k or vocab, vocab))
+    assert found == expected
+    assert [set((row > -torch.inf).nonzero()[:, 0].tolist()) for row in dense] == expected
+    for row, v, i in zip(scores, values, ids, strict=True):
+        possible = v > -torch.inf
+        assert torch.equal(row[i[possible]], v[possible])
+        assert i[possible].tolist() == sorted(i[possible].tolist())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.7), Sampling(top_p=0.8), Sampling(top_k=7, top_p=0.99)])
+def test_a_truncated_softmax_draws_and_measures_what_the_whole_one_does(sampling):
+    logits = logits_of(40, 2000)
+    logits[:, 5:900] = -torch.inf
+    found, dense = softmax(logits, sampling), log_probabilities(logits, sampling)
+    uniform = uniforms(range(40), torch.tensor([[3]]))[:, 0]
+    tokens = found.draw(uniform)
+    assert torch.equal(tokens, inverse_cdf(dense.exp(), uniform))
+    torch.testing.assert_close(found.log_prob(tokens), dense.gather(-1, tokens[:, None])[:, 0])
+    assert bool((found.log_prob(torch.full((40,), 100)) == -torch.inf).all())
+    torch.testing.assert_close(found.entropy(), torch.special.entr(dense.exp()).sum(-1), atol=1e-5, rtol=1e-5)
+
+
 def test_greedy_settings_have_the_probabilities_of_temperature_one():
     logits = logits_of(2, 50)
     truncated = Sampling(temperature=0, top_p=0.5, top_k=3)
     for sampling in (GREEDY, truncated):
-        assert torch.equal(log_probabilities(logits, sampling), logits.log_softmax(-1))
+        torch.testing.assert_close(log_probabilities(logits, sampling), logits.log_softmax(-1))
 
 
 def test_draws_have_the_distribution():
