@@ -53,11 +53,14 @@ class Batch:
 
     def join(self, rows: Sequence[Row]) -> None:
         """Take rows in; those that keep nothing take their first token from the prompt's pre-logit at once."""
+        if not rows:
+            return
         fresh = []
+        if self._slots is None:
+            self._slots = SlotCache(rows[0].job.prefix.kv)
+        self._slots.make_room(len(rows), max(self._need(row) for row in rows))
         for row in rows:
             kv = self._own_start(row)
-            if self._slots is None:
-                self._slots = SlotCache(row.job.prefix.kv)
             row.slot = self._slots.add(kv, self._need(row))
             self.rows.append(row)
             if row.proposal.measure_scale and row.meter is None:
@@ -122,7 +125,8 @@ class Batch:
                 ended.append((row, "length"))
             elif row.paused:
                 ended.append((row, "paused"))
-        for row, reason in ended:
+        # From the last slot down: what moves into a freed slot is then never a row that ends as well.
+        for row, reason in sorted(ended, key=lambda end: -end[0].slot):
             self.finish(row, reason)
 
     def _need(self, row: Row) -> int:

@@ -49,6 +49,15 @@ class SlotCache(Cache):
                 values[slot, :, :length] = new_values
         return slot
 
+    def make_room(self, rows: int, need: int) -> None:
+        """Grow once for several rows that are about to be added.
+
+        Args:
+            rows: How many.
+            need: Tokens that the longest of them will hold soon.
+        """
+        self._reserve(self.rows + rows, need)
+
     def remove(self, slot: int) -> None:
         """Free a slot; the last row moves into it."""
         last = self.rows - 1
