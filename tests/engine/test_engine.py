@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from aisp.engines.decoder import Decoder
+from aisp.engines.head import Head
 from aisp.engines.scheduler import Scheduler
 from aisp.engines.transformers import TransformersEngine
 from aisp.errors import ConfigurationError, EngineError, PromptError, UnsupportedModelError
@@ -349,3 +353,29 @@ def test_score_vectors_are_of_what_the_token_was_drawn_from(engine, model):
             q = np.exp(logits - logits.max())
             q /= q.sum()
             np.testing.assert_allclose(rollout.score_vectors[t], weight[token] - q @ weight, atol=1e-3)
+
+
+def test_the_embedded_model_shares_prompts_in_bfloat16_too(smollm):
+    half = copy.deepcopy(smollm.model).to(torch.bfloat16)
+    assert Decoder(half, Head(half, len(smollm.tokenizer))).sharing
+
+
+@pytest.mark.parametrize("flaw", ["position", "prompt"])
+def test_the_probe_sees_a_position_or_a_token_that_is_off_by_one(monkeypatch, flaw):
+    """In bfloat16, where the two forms differ by their roundings anyhow."""
+    half, plain = tiny_model("llama").to(torch.bfloat16), Decoder.step
+
+    def step(self, slots, tokens, positions, groups):
+        if flaw == "position":
+            positions = [position + 1 for position in positions]
+        else:
+            short = [[(keys[:, :-1], values[:, :-1]) for keys, values in group.kv] for group in groups]
+            groups = [replace(group, kv=kv) for group, kv in zip(groups, short, strict=True)]
+        return plain(self, slots, tokens, positions, groups)
+
+    monkeypatch.setattr(Decoder, "step", step)
+    if flaw == "position":  # then the other form is as wrong
+        with pytest.raises(UnsupportedModelError, match="differs from its own forward pass"):
+            Decoder(half, Head(half))
+    else:
+        assert not Decoder(half, Head(half)).sharing
