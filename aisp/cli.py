@@ -155,6 +155,35 @@ def bench_speed(
         )
 
 
+@bench_app.command("growth")
+def bench_growth(
+    model: ModelOption = "smollm2-135m",
+    random_weights: Annotated[Optional[str], typer.Option(help="A config.json: its shape, without weights.")] = None,  # noqa: UP045
+    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu.")] = None,  # noqa: UP045
+    axis: Annotated[list[str], typer.Option(help="Only this one: responses, prompt, requests.")] = [],  # noqa: B006
+    repetitions: Annotated[int, typer.Option(help="Of every size.")] = 3,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 32,
+    out: Annotated[Optional[Path], typer.Option(help="Where to write the figures, as JSON.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option(help="Where to save the picture; its suffix says how.")] = None,  # noqa: UP045
+) -> None:
+    """Measure how time grows with responses, prompt tokens and concurrent requests."""
+    with _readable_errors():
+        from aisp.bench.command import run_growth
+
+        run_growth(
+            model,
+            random_weights,
+            dtype,
+            device,
+            axis,
+            repetitions=repetitions,
+            new_tokens=new_tokens,
+            out=out,
+            plot=plot,
+        )
+
+
 _PLAIN = "temperature=0.8"
 
 

@@ -7,7 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from aisp.bench import speed
+from aisp.bench import growth, speed
+from aisp.bench.growth import Axis, Curve, exponent, grow
 from aisp.bench.speed import Bench, Scenario, measure
 from aisp.cli import app
 from aisp.testing import tiny_model, tiny_tokenizer
@@ -75,3 +76,54 @@ def test_an_unknown_scenario_or_shape_is_named(tmp_path):
     assert "there is no scenario fast" in result.output
     result = run(app, ["bench", "speed", "--random-weights", str(tmp_path / "none")])
     assert "expected a folder or file" in result.output
+
+
+def test_growth_is_fitted_over_all_sizes_and_over_the_largest(bench, monkeypatch):
+    slow = {1: 10.0, 2: 10.0, 4: 10.0, 8: 40.0, 16: 160.0}
+    clock, now = [0.0], []
+    monkeypatch.setattr(growth.time, "perf_counter", lambda: clock[0])
+
+    def work(size, turn):
+        now.append((size, turn))
+        clock[0] += slow[size] * (3.0 if turn == 2 else 1.0)  # one repetition on a busy machine
+
+    curve = grow(bench, Axis(name="x", what="x", sizes=(1, 2, 4, 8, 16), work=work), 3)
+    assert curve.seconds == list(slow.values())
+    assert now[1:6] == [(size, 1) for size in slow]
+    assert curve.exponent_at_end == pytest.approx(2.0)
+    assert 0.9 < curve.exponent < 1.1
+    assert curve.verdict == "worse than linear: exponent 2.00"
+    line = Curve(name="", what="", sizes=[1], left_out=[], seconds=[1], exponent=0.7, exponent_at_end=1.0)
+    assert line.verdict == "no worse than linear"
+    assert exponent([1, 10], [5, 0.5]) == pytest.approx(-1.0)
+
+
+def test_growth_does_the_work_that_it_says(bench, monkeypatch):
+    drawn = []
+    plain = bench.engine.rollout
+    monkeypatch.setattr(
+        bench.engine,
+        "rollout",
+        lambda prefix, proposals, *a: drawn.append((prefix.token_ids, len(proposals))) or plain(prefix, proposals, *a),
+    )
+    for axis in growth.axes(bench):
+        axis.work(axis.sizes[1], 1)
+    assert [(len(ids), n) for ids, n in drawn] == [(40, 2), (200, 8), (40, 8), (40, 8)]
+    assert len({ids for ids, _ in drawn}) == 4, "a prompt that was seen before costs nothing"
+
+
+def test_the_growth_command_writes_json_and_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "RESPONSES", (1, 2))
+    monkeypatch.setattr(growth, "PROMPTS", (20, 40, 4000))
+    monkeypatch.setattr(growth, "REQUESTS", (1, 2))
+    shape, out, picture = tmp_path / "config.json", tmp_path / "growth.json", tmp_path / "growth.png"
+    tiny_model("llama").config.to_json_file(shape)
+    arguments = ["bench", "growth", "--random-weights", str(shape), "--repetitions", "1", "--new-tokens", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out), "--plot", str(picture)], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    assert "left out, since the model's context is too short: [4000]" in result.output
+    assert [curve["name"] for curve in json.loads(out.read_text())["curves"]] == ["responses", "prompt", "requests"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    result = CliRunner().invoke(app, [*arguments, "--axis", "time"])
+    assert result.exit_code == 2
+    assert "there is no axis time" in result.output
