@@ -18,7 +18,7 @@ from aisp.engines.base import Engine, Progress
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
 from aisp.noise import fresh_seed, root_seed, row_seed
 from aisp.plan import Plan
-from aisp.records import Candidate, Limits, Message, Prefix, Rollout, Score
+from aisp.records import Candidate, Limits, Message, Prefix, Proposal, Rollout, Score
 from aisp.searching import Search, why_nothing_is_left
 from aisp.selection import Best, Selection, choose
 from aisp.settled import settled
@@ -46,6 +46,8 @@ class Request:
         seed: Equal seeds give equal answers; None draws a fresh one, which the alignment names.
         reference: What rewards are given as `reference_outputs`.
         grammar: What every response is held to; see `aisp.records.Proposal`.
+        explored: A grammar within it that every second response of the first round is held to, so that the reward sees
+            what the model by itself would hardly write; None for none.
         reasoning: Whether the prompt ends within the model's reasoning, so that a response begins with it.
     """
 
@@ -56,6 +58,13 @@ class Request:
     reference: Any = None
     grammar: str | None = None
     reasoning: bool = False
+    explored: str | None = None
+
+    def held(self, proposals: Sequence[Proposal], *, first: bool) -> tuple[Proposal, ...]:
+        """Return a round's proposals, each with the grammar that it is held to."""
+        every_second = self.explored if first and self.explored is not None else self.grammar
+        both = (self.grammar, every_second)
+        return tuple(replace(proposal, grammar=both[row % 2]) for row, proposal in enumerate(proposals))
 
 
 def text_candidate(request: Request, rollout: Rollout) -> Candidate:
@@ -203,7 +212,7 @@ class Aligner:
             proposals = self.strategy.propose(state, min(self.plan.num_samples, search.left))
             placed = block.placed(proposals)
             if request.grammar is not None:
-                placed = tuple(replace(proposal, grammar=request.grammar) for proposal in placed)
+                placed = request.held(placed, first=search.spent == 0)
             rollouts = self.engine.rollout(prefix, placed, request.limits, progress)
             complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
             if len(complete) == len(rollouts):

@@ -47,7 +47,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     """A local chat model, steered per request towards what its rewards like.
 
     All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every
-    call; so may `model`, `rewards` and `template_kwargs`, and to calls `reference_outputs`. Unknown names are errors.
+    call; so may `model`, `rewards`, `template_kwargs` and `explore_calls`, and to calls `reference_outputs`. Unknown names are errors.
     Without rewards it is an ordinary chat model that draws one sample.
 
     With a seed, a call's answer depends on its prompt and settings alone: `batch` gives what `invoke` gives one by one.
@@ -61,6 +61,9 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
         device: None takes CUDA, else MPS, else the CPU.
         template_kwargs: Variables of the chat template, as `{"enable_thinking": False}`.
+        explore_calls: Where tools are bound and the model may choose, let every second response of the first round be a
+            call, so that the rewards choose between calling and answering even if the model hardly thinks of calling.
+            With a budget of 1 there is nothing to choose from, and this does nothing.
         trace_rewards: Show the runs of rewards to the callbacks, as children of the call's. Tokens of a judge that is a
             chat model then reach the handlers too.
         streaming: As in other chat models: whether `invoke` goes through `stream`. A search chooses among whole
@@ -87,6 +90,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     dtype: str | None = None
     device: str | None = None
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    explore_calls: bool = False
     trace_rewards: bool = False
     streaming: bool = False
     api_key: SecretStr | None = Field(default=None, exclude=True)
@@ -159,6 +163,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
             "dtype": self.dtype,
             "device": self.device,
             "template_kwargs": self.template_kwargs,
+            "explore_calls": self.explore_calls,
             "rewards": None if self.rewards is None else self.rewards.fingerprint,
             **self.model_dump(include=set(SEARCH_FIELDS)),
         }
@@ -332,7 +337,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         audience: Audience,
         cancel: threading.Event | None = None,
     ) -> Iterator[Piece]:
-        call = read_call(self, self.rewards, self.template_kwargs, given)
+        call = read_call(self, self.rewards, self.template_kwargs, {"explore_calls": self.explore_calls, **given})
         loaded = self._load(call.model)
         request = call.form.request(
             loaded,

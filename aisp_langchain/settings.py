@@ -15,7 +15,7 @@ from aisp_langchain.rewards import as_reward
 from aisp_langchain.tools import read_tools
 
 SEARCH_FIELDS = frozenset(SearchSettings.model_fields)
-FORM_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "strict"})
+FORM_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "strict", "explore_calls"})
 # `stream` is core's own switch between `invoke` and `stream`; it reaches the model only to be ignored.
 OTHER_FIELDS = frozenset({"model", "rewards", "preferences", "reference_outputs", "template_kwargs", "stream"})
 
@@ -71,7 +71,8 @@ def read_form(given: Mapping[str, Any]) -> Form:
     """Return the form that a call's options describe.
 
     Args:
-        given: Any of `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and `strict`, among others.
+        given: Any of `tools`, `tool_choice`, `parallel_tool_calls`, `response_format`, `strict` and
+            `explore_calls`, among others.
 
     Raises:
         ConfigurationError: Tools, a choice or a format that can't be read.
@@ -81,4 +82,5 @@ def read_form(given: Mapping[str, Any]) -> Form:
         tool_choice=given.get("tool_choice"),
         parallel_tool_calls=given.get("parallel_tool_calls"),
         response_format=given.get("response_format"),
+        explore_calls=bool(given.get("explore_calls")),
     )

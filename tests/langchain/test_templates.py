@@ -47,6 +47,7 @@ def test_the_way_of_calling_is_found_out(templated):
     name, loaded = templated
     expected = {
         "tagged": OURS,
+        "either": OURS,
         "listed": CallFormat(begin="<tool_call>", end="</tool_call>", listed=True),
         "bare": CallFormat(begin="", end="", arguments="parameters"),
         "as text": CallFormat(begin="<tool_call>", end="</tool_call>"),

@@ -101,6 +101,11 @@ def test_profile(chat, tmp_path, tiny):
     assert "max_input_tokens" not in AISPChatModel(model="owner/name").profile
 
 
+@pytest.mark.real
+def test_the_profile_knows_the_embedded_model_before_it_is_loaded(smollm):
+    assert AISPChatModel(model="smollm2-135m").profile["max_input_tokens"] == smollm.context_length == 8192
+
+
 class Verdict(BaseModel):
     """A verdict."""
 
