@@ -47,8 +47,8 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     """A local chat model, steered per request towards what its rewards like.
 
     All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every
-    call; so may `model`, `rewards`, `template_kwargs` and `explore_calls`, and to calls `reference_outputs`. Unknown names are errors.
-    Without rewards it is an ordinary chat model that draws one sample.
+    call; so may `model`, `rewards`, `template_kwargs` and `explore_calls`, and to calls `reference_outputs`. Unknown
+    names are errors. Without rewards it is an ordinary chat model that draws one sample.
 
     With a seed, a call's answer depends on its prompt and settings alone: `batch` gives what `invoke` gives one by one.
     A cache (`cache=True`, or LangChain's global one) keeps one answer a prompt and settings, unseeded searches' too.

@@ -127,17 +127,18 @@ def _check_blocks(message: BaseMessage) -> None:
 def _flat(message: BaseMessage) -> BaseMessage:
     """Make text of content in blocks, without what a model thought in an earlier turn: templates have no place for it.
 
-    This comes before runs are merged: core loses text where it merges an empty list with a string.
+    Calls that went wrong are text again, as the model wrote them, so that it can see what it is told of. All this comes
+    before runs are merged: core loses text where it merges an empty list with a string.
     """
-    if isinstance(message.content, str):
-        return message
-    kept = [b for b in message.content if not (isinstance(b, Mapping) and b.get("type") in _REASONING)]
-    if getattr(message, "tool_calls", None):  # they say what these blocks say
+    wrong = [str(call["args"] or "") for call in getattr(message, "invalid_tool_calls", ())]
+    content = [message.content] if isinstance(message.content, str) else message.content
+    kept = [b for b in content if not (isinstance(b, Mapping) and b.get("type") in _REASONING)]
+    if wrong or getattr(message, "tool_calls", None):  # they say what these blocks say
         kept = [b for b in kept if not (isinstance(b, Mapping) and b.get("type") in _CALLS)]
     if any(isinstance(block, Mapping) and block.get("type") in _CALLS for block in kept):
         return message.model_copy(update={"content": kept})
     text = "".join(str(block.get("text") or "") if isinstance(block, Mapping) else str(block) for block in kept)
-    return message.model_copy(update={"content": text})
+    return message.model_copy(update={"content": "\n".join(filter(None, [text, *wrong]))})
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:

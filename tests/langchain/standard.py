@@ -60,10 +60,26 @@ def other_model() -> str:
     return str(folder)
 
 
+def plain(output_version: str | None = None) -> dict[str, Any]:
+    """Return the fields of a chat model without rewards."""
+    return {**GREEDY, "output_version": output_version}
+
+
+def steered(budget: int, output_version: str | None = None, **rewards: Reward) -> dict[str, Any]:
+    """Return the fields of a chat model that searches, in rounds of two."""
+    return {
+        **SEARCH,
+        "budget": budget,
+        "num_samples": min(budget, 2),
+        "rewards": rewards,
+        "output_version": output_version,
+    }
+
+
 class Standard(ChatModelIntegrationTests):
     """The suite, unsteered. A subclass says otherwise with `fields`, and how it asks for structure with `method`."""
 
-    fields: Mapping[str, Any] = GREEDY
+    fields: Mapping[str, Any] = plain()
     method = "json_schema"
 
     @pytest.fixture
@@ -71,8 +87,7 @@ class Standard(ChatModelIntegrationTests):
         fields = {**self.fields, **getattr(request, "param", {})}
         if request.node.originalname == "test_agent_loop":
             rewards = {"rule": rule(), **(fields.get("rewards") or {})}
-            searched = {**SEARCH, "budget": 4, "num_samples": 2, "explore_calls": True}
-            fields = {**fields, **searched, "rewards": rewards}
+            fields = {**fields, **steered(4, fields.get("output_version"), **rewards), "explore_calls": True}
         return AISPChatModel(**fields)
 
     @property

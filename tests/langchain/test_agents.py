@@ -1,4 +1,4 @@
-"""LangChain's agents on our chat model: strategies for structure, tool loops, and the middleware that asks the model."""
+"""LangChain's agents on our chat model: structured answers, tool loops, and the middleware that asks the model."""
 
 from __future__ import annotations
 

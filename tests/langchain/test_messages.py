@@ -67,6 +67,16 @@ def test_two_results_stay_two():
     assert [message["content"] for message in to_openai(results)] == ["a", "b"]
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_calls_that_went_wrong_are_shown_as_they_were_written(blocks):
+    written = '<tool_call>{"name": "look", "arg'
+    wrong = {"type": "invalid_tool_call", "name": "look", "args": written, "id": "call_1", "error": "cut off"}
+    content = [{"type": "text", "text": "I look."}, wrong] if blocks else "I look."
+    converted = to_openai([AIMessage(content, invalid_tool_calls=[wrong]), ToolMessage("No.", tool_call_id="call_1")])
+    assert [message["role"] for message in converted] == ["assistant", "tool"]
+    assert converted[0]["content"] == "I look.\n" + written
+
+
 def test_reasoning_of_earlier_turns_is_left_out():
     content = [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "An oak."}]
     assert to_openai([AIMessage(content)]) == [{"role": "assistant", "content": "An oak."}]

@@ -11,12 +11,9 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from aisp.errors import ModelNotFoundError
 from aisp.models import load
 from aisp_langchain import AISPChatModel
-from tests.langchain.standard import GREEDY, SEARCH, Standard, judge, rule
+from tests.langchain.standard import GREEDY, Standard, judge, plain, rule, steered
 
 pytestmark = pytest.mark.real
-
-ONE = {**SEARCH, "budget": 1}
-FOUR = {**SEARCH, "budget": 4, "num_samples": 2}
 
 
 class TestPlain(Standard):
@@ -24,58 +21,58 @@ class TestPlain(Standard):
 
 
 class TestRuleAndJudge4V1(Standard):
-    fields = {**FOUR, "rewards": {"rule": rule(), "judge": judge()}, "output_version": "v1"}
+    fields = steered(4, "v1", rule=rule(), judge=judge())
 
 
 @pytest.mark.full
 class TestPlainV1(Standard):
-    fields = {**GREEDY, "output_version": "v1"}
+    fields = plain("v1")
     method = "function_calling"
 
 
 @pytest.mark.full
 class TestRule1(Standard):
-    fields = {**ONE, "rewards": {"rule": rule()}}
+    fields = steered(1, rule=rule())
     method = "json_mode"
 
 
 @pytest.mark.full
 class TestRule1V1(Standard):
-    fields = {**ONE, "rewards": {"rule": rule()}, "output_version": "v1"}
+    fields = steered(1, "v1", rule=rule())
 
 
 @pytest.mark.full
 class TestRule4(Standard):
-    fields = {**FOUR, "rewards": {"rule": rule()}}
+    fields = steered(4, rule=rule())
     method = "function_calling"
 
 
 @pytest.mark.full
 class TestRule4V1(Standard):
-    fields = {**FOUR, "rewards": {"rule": rule()}, "output_version": "v1"}
+    fields = steered(4, "v1", rule=rule())
     method = "json_mode"
 
 
 @pytest.mark.full
 class TestJudge1(Standard):
-    fields = {**ONE, "rewards": {"judge": judge()}}
+    fields = steered(1, judge=judge())
 
 
 @pytest.mark.full
 class TestJudge1V1(Standard):
-    fields = {**ONE, "rewards": {"judge": judge()}, "output_version": "v1"}
+    fields = steered(1, "v1", judge=judge())
     method = "function_calling"
 
 
 @pytest.mark.full
 class TestJudge4(Standard):
-    fields = {**FOUR, "rewards": {"judge": judge()}}
+    fields = steered(4, judge=judge())
     method = "json_mode"
 
 
 @pytest.mark.full
 class TestJudge4V1(Standard):
-    fields = {**FOUR, "rewards": {"judge": judge()}, "output_version": "v1"}
+    fields = steered(4, "v1", judge=judge())
 
 
 @pytest.mark.full
