@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from aisp.bench.grammar_cost import grammar_scenarios
 from aisp.bench.growth import Axis, Curve, axes, grow, plot_curves
 from aisp.bench.speed import Bench, Result, Scenario, measure, random_model
 from aisp.errors import ConfigurationError
@@ -33,7 +34,7 @@ def run_speed(
 ) -> list[Result]:
     """Run scenarios, print a row each as it ends, and write them as JSON."""
     bench, about = _prepared(model, random_weights, dtype, device, new_tokens)
-    scenarios = _chosen(bench.scenarios(), names)
+    scenarios = _chosen([*bench.scenarios(), *grammar_scenarios(bench)], names)
     console, results = Console(), []
     with Progress(*_COLUMNS, console=console, transient=True) as progress:
         for scenario in scenarios:

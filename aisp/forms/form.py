@@ -22,7 +22,7 @@ from aisp.forms.schemas import untitled
 from aisp.forms.settled import settled_answer
 from aisp.forms.templates import Messages, encode, traits_of
 from aisp.forms.tools import Tool, name_of, read_choice
-from aisp.records import Candidate, Rollout
+from aisp.records import Candidate, Limits, Rollout
 from aisp.settings import SearchSettings
 
 _TAIL = 8  # prompt tokens that a `<think>` and what follows it take
@@ -131,18 +131,21 @@ class Form:
 
         Raises:
             PromptError: The template can't hold the messages.
-            ConfigurationError: Tools and a format that can't be had together.
+            ConfigurationError: Tools and a format that can't be had together, a schema that can't be compiled, or one
+                whose shortest answer has more tokens than an answer may have.
         """
+        grammar, explored, limits = self.grammar(loaded), self.explored(loaded), search.make_limits(stop, cancel)
+        _check(loaded, (grammar, explored), limits)
         prompt_tokens = self.encode(loaded, messages, template or {})
         return Request(
             messages=messages,
             prompt_tokens=prompt_tokens,
-            limits=search.make_limits(stop, cancel),
+            limits=limits,
             seed=search.seed,
             reference=reference,
-            grammar=self.grammar(loaded),
+            grammar=grammar,
             reasoning=str(loaded.tokenizer.decode(prompt_tokens[-_TAIL:])).rstrip().endswith("<think>"),
-            explored=self.explored(loaded),
+            explored=explored,
         )
 
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
@@ -244,6 +247,15 @@ def _grammar_of(response: ResponseFormat) -> str:
     if response.kind == "json":
         return json_grammar(response.source)
     return regex_grammar(response.source) if response.kind == "regex" else str(response.source)
+
+
+def _check(loaded: Any, grammars: Sequence[str | None], limits: Limits) -> None:
+    """Raise what is wrong with the grammars before the model is run; the engine finds them compiled."""
+    from aisp.engines.grammar import compile_grammar
+
+    for source in grammars:
+        if source is not None:
+            compile_grammar(loaded.tokenizer, source, loaded.eos_token_ids).check_room(limits.max_tokens)
 
 
 def _with_system(messages: Sequence[dict[str, Any]], text: str) -> Messages:

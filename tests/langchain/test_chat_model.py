@@ -9,10 +9,12 @@ import threading
 import time
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -266,6 +268,40 @@ def test_with_retry_and_fallbacks(chat, engine):
     with pytest.raises(Exception, match="broken"):
         llm.with_retry(stop_after_attempt=3, wait_exponential_jitter=False).invoke("Hi")
     assert engine.drawn == drawn + 6  # each attempt fails on its first round
+
+
+def test_a_rate_limiter_is_asked_once_a_call_and_not_for_what_is_cached(named):
+    asked: list[bool] = []
+
+    class Limiter(BaseRateLimiter):
+        def acquire(self, *, blocking: bool = True) -> bool:
+            asked.append(blocking)
+            return True
+
+        async def aacquire(self, *, blocking: bool = True) -> bool:
+            return self.acquire(blocking=blocking)
+
+    llm = named(rate_limiter=Limiter(), rewards=likes("elm"), budget=16, cache=InMemoryCache())
+    llm.invoke("Hi")
+    llm.invoke("Hi")
+    list(llm.stream("Hello"))
+    asyncio.run(llm.ainvoke("Bye"))
+    assert asked == [True] * 3
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+def test_fallbacks_and_retries_keep_bound_tools(chat, engine, how):
+    def look(at: str) -> str:
+        """Look at something."""
+        return at
+
+    engine.texts = ['<tool_call>{"name": "look", "arguments": {"at": "oak"}}</tool_call>']
+    broken = chat(rewards=FunctionReward(lambda text: 1 / 0), budget=2).bind_tools([look])
+    chain = broken.with_retry(stop_after_attempt=2, wait_exponential_jitter=False).with_fallbacks(
+        [chat().bind_tools([look])]
+    )
+    message = chain.invoke("Where?") if how == "invoke" else asyncio.run(chain.ainvoke("Where?"))
+    assert message.tool_calls[0]["args"] == {"at": "oak"}
 
 
 def test_tracing_parameters(chat):

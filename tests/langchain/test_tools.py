@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pydantic.v1
 import pytest
@@ -217,6 +217,28 @@ class TestCalls:
         assert [(call["name"], call["args"]) for call in message.tool_calls] == [("wait", {})]
 
     @pytest.mark.real
+    def test_what_a_schema_spells_in_other_scripts(self, tiny):
+        def pay(währung: Literal["złoty", "円", "руб."], n: int) -> str:
+            """Pay."""
+            return währung
+
+        llm = AISPChatModel(model=tiny, seed=1, temperature=2.0, max_tokens=90)
+        for message in llm.bind_tools([pay], tool_choice="any").batch(list("abcd")):
+            (call,) = message.tool_calls
+            assert call["args"]["währung"] in ("złoty", "円", "руб.")
+            assert isinstance(call["args"]["n"], int)
+
+    @pytest.mark.real
+    def test_strings_without_a_limit_are_closed_in_time(self, tiny):
+        llm = AISPChatModel(model=tiny, seed=1, temperature=3.0).bind_tools([look], tool_choice="look")
+        for limit in (70, 75, 80, 95):
+            message = llm.invoke("Where?", max_tokens=limit)
+            look.args_schema.model_validate(message.tool_calls[0]["args"])
+            assert message.usage_metadata["output_tokens"] <= limit
+        with pytest.raises(ConfigurationError, match="raise max_tokens"):
+            llm.invoke("Where?", max_tokens=20)
+
+    @pytest.mark.real
     def test_parallel_calls(self, tiny):
         llm = AISPChatModel(model=tiny, seed=1, temperature=3.0, max_tokens=200)
         counts = {
@@ -237,14 +259,22 @@ class TestCalls:
         assert llm.invoke("Hi").usage_metadata["input_tokens"] == alone
         assert llm.bind_tools([look]).invoke("Hi").usage_metadata["input_tokens"] == with_tools
 
-    def test_a_schema_that_can_not_be_compiled_is_refused(self, tiny):
+    def test_a_schema_that_can_not_be_compiled_is_refused(self, tiny, monkeypatch):
+        from aisp.engines import engine_for
+
+        monkeypatch.setattr(engine_for(tiny), "prefill", lambda tokens: pytest.fail("the model was run"))
         impossible = {
             "name": "x",
             "description": "x",
             "parameters": {"type": "object", "properties": {"a": {"not": {}}}},
         }
+        bound = AISPChatModel(model=tiny).bind_tools([impossible])
+        for choice in ("any", "auto", "x"):
+            with pytest.raises(ConfigurationError, match="can't be compiled"):
+                bound.invoke("Hi", tool_choice=choice)
+        given = {"type": "json_schema", "json_schema": {"name": "x", "schema": impossible["parameters"]}}
         with pytest.raises(ConfigurationError, match="can't be compiled"):
-            AISPChatModel(model=tiny).bind_tools([impossible], tool_choice="any").invoke("Hi")
+            AISPChatModel(model=tiny).invoke("Hi", response_format=given)
 
     def test_strict_makes_every_argument_required(self, chat):
         bound = chat().bind_tools([look], strict=True)
@@ -278,6 +308,20 @@ class TestStructured:
         assert isinstance(answer["raw"], AIMessage)
         assert isinstance(answer["parsed"], Joke)
         assert answer["parsing_error"] is None
+
+    @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+    @pytest.mark.parametrize("schema", [Joke, OldJoke, DictJoke, Joke.model_json_schema()])
+    def test_raw_and_parsed_of_every_schema(self, chat, engine, method, schema):
+        written = '{"setup": "why"}'
+        call = f'<tool_call>{{"name": "{getattr(schema, "__name__", "Joke")}", "arguments": {written}}}</tool_call>'
+        engine.texts = [call if method == "function_calling" else written]
+        chain = chat().with_structured_output(schema, method=method, include_raw=True)
+        for answer in (chain.invoke("Tell a joke."), list(chain.stream("Tell a joke."))):
+            whole = answer if isinstance(answer, dict) else {key: part for one in answer for key, part in one.items()}
+            parsed = whole["parsed"]
+            assert (parsed["setup"] if isinstance(parsed, dict) else parsed.setup) == "why"
+            assert whole["parsing_error"] is None
+            assert isinstance(whole["raw"], AIMessage)
 
     @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
     def test_raw_holds_what_could_not_be_parsed(self, chat, engine, method):
