@@ -233,7 +233,9 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
         rewards = given.get("rewards", self.rewards)
         form = make_form(
             to_openai_tools(given.get("tools") or ()),
-            **{name: given.get(name) for name in ("tool_choice", "parallel_tool_calls", "response_format")},
+            tool_choice=given.get("tool_choice"),
+            parallel_tool_calls=given.get("parallel_tool_calls"),
+            response_format=given.get("response_format"),
         )
         loaded = self._load()
         request = form.request(
