@@ -116,6 +116,8 @@ class Report:
 
     def plot(self, path: Path) -> None:
         """Draw mean reward against responses and against forward tokens, and the paired differences."""
+        from matplotlib.ticker import NullFormatter
+
         from aisp.plot import new_figure
 
         figure = new_figure(12, 4.2)
@@ -135,8 +137,9 @@ class Report:
             gaps.fill_between(budgets, low, high, color=line.get_color(), alpha=0.2, lw=0)
         curves.set(xlabel="responses", ylabel="mean reward of the answer", xscale="log")
         compute.set(xlabel="forward tokens", xscale="log")
-        gaps.set(xlabel="responses", ylabel=f"minus {self.baseline}, standard deviations", xscale="log")
+        gaps.set(xlabel="responses", ylabel="reward minus best-of-n's, in its sd", xscale="log")
         for axes in (curves, compute, gaps):
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=min(3, len(self.answers)), frameon=False)
         figure.savefig(path, dpi=150)
