@@ -116,11 +116,11 @@ class Report:
 
     def plot(self, path: Path) -> None:
         """Draw mean reward against responses and against forward tokens, and the paired differences."""
-        from matplotlib.ticker import NullFormatter
-
         from aisp.plot import new_figure
 
         figure = new_figure(12, 4.2)
+        from matplotlib.ticker import NullFormatter
+
         curves, compute, gaps = figure.subplots(1, 3)
         for name, answers in self.answers.items():
             at = np.arange(4, answers.size + 1)
