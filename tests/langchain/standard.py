@@ -26,7 +26,7 @@ from aisp_langchain.rewards import RubricJudge
 
 MODEL: dict[str, Any] = {"model": "smollm2-135m", "dtype": "float32", "device": "cpu", "seed": 1}
 GREEDY: dict[str, Any] = {**MODEL, "temperature": 0, "max_tokens": 40}
-SEARCH: dict[str, Any] = {**MODEL, "temperature": 0.5, "max_tokens": 40}
+SEARCH: dict[str, Any] = {**MODEL, "temperature": 0.5, "max_tokens": 36}
 
 
 def grounded(tool_calls: Sequence[Mapping[str, Any]], candidate: Candidate) -> float:
@@ -48,7 +48,7 @@ def rule() -> Reward:
 @functools.cache
 def judge() -> Reward:
     """Ask a chat model of ours, which is steered by nothing."""
-    return RubricJudge(AISPChatModel(**{**GREEDY, "max_tokens": 20}), "Is the answer friendly?")
+    return RubricJudge(AISPChatModel(**{**GREEDY, "max_tokens": 16}), "Is the answer friendly?")
 
 
 @functools.cache
@@ -66,11 +66,11 @@ def plain(output_version: str | None = None) -> dict[str, Any]:
 
 
 def steered(budget: int, output_version: str | None = None, **rewards: Reward) -> dict[str, Any]:
-    """Return the fields of a chat model that searches, in rounds of two."""
+    """Return the fields of a chat model that searches, in one round: a budget of four is too small for a second."""
     return {
         **SEARCH,
         "budget": budget,
-        "num_samples": min(budget, 2),
+        "num_samples": budget,
         "rewards": rewards,
         "output_version": output_version,
     }
