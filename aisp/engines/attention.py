@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 NAME = "aisp_shared_prefix"
 
+_HARMLESS = {"position_ids", "cache_position", "use_cache", "is_causal", "output_attentions", "output_router_logits"}
+"""Arguments that models pass to every attention function, and that leave the scores as they are."""
+
 KV = list[tuple[Tensor, Tensor]]
 """Keys and values of a run of tokens: one pair a layer, each of shape (kv_heads, length, head_dim)."""
 
@@ -81,7 +84,7 @@ def attend(
         scaling: Factor of the scores.
         dropout: Must be 0.
         groups: Which rows share which prompt; a row in none has all its keys in `key`.
-        **others: Must be None or absent where they change the scores (soft-cap, window, sinks, bias).
+        **others: None, False, or known not to change the scores, as a soft-cap, a window, sinks or a bias would.
 
     Returns:
         Shape (rows, 1, heads, head_dim), and no weights.
@@ -89,7 +92,7 @@ def attend(
     Raises:
         SharingUnsupportedError: An argument that this form doesn't know.
     """
-    unknown = [name for name in ("softcap", "sliding_window", "s_aux", "position_bias") if others.get(name) is not None]
+    unknown = [name for name, got in others.items() if name not in _HARMLESS and got is not None and got is not False]
     if unknown or dropout or query.shape[2] != 1 or attention_mask is None:
         raise SharingUnsupportedError(f"attention with {', '.join(unknown) or 'dropout, several tokens or no mask'}")
     rows, heads, _, dim = query.shape

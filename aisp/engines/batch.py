@@ -15,7 +15,7 @@ from aisp.engines.decoder import Decoder
 from aisp.engines.head import Head
 from aisp.engines.perturb import Perturber
 from aisp.engines.rows import CachedPrefix, Row
-from aisp.engines.slots import SlotCache
+from aisp.engines.slots import SlotCache, whole_blocks
 from aisp.engines.take import take
 from aisp.engines.tree import PrefixTree
 from aisp.records import FinishReason
@@ -46,6 +46,7 @@ class Batch:
         self.rows: list[Row] = []
         self._slots: SlotCache | None = None
         self._groups: list[Group] | None = None
+        self._prompts: dict[CachedPrefix, KV] = {}
 
     def shares(self, prefix: CachedPrefix) -> bool:
         """Whether rows of a prompt attend to one copy of its keys and values, rather than each to its own."""
@@ -56,11 +57,15 @@ class Batch:
         if not rows:
             return
         fresh = []
-        if self._slots is None:
-            self._slots = SlotCache(rows[0].job.prefix.kv)
-        self._slots.make_room(len(rows), max(self._need(row) for row in rows))
         for row in rows:
-            kv = self._own_start(row)
+            if row.job.prefix not in self._prompts:
+                self._prompts[row.job.prefix] = self._prompt_kv(row)
+        if self._slots is None:
+            self._slots = SlotCache(self._prompts[rows[0].job.prefix])
+        most = max(self.most(row) for row in [*self.rows, *rows])
+        self._slots.make_room(len(rows), max(self._need(row) for row in rows), most)
+        for row in rows:
+            kv = self._own_start(row, self._prompts[row.job.prefix])
             row.slot = self._slots.add(kv, self._need(row))
             self.rows.append(row)
             if row.proposal.measure_scale and row.meter is None:
@@ -68,6 +73,7 @@ class Batch:
             if not row.ids:
                 fresh.append(row)
         self._groups = None
+        self._forget_prompts()
         if fresh:
             self._take(fresh, torch.stack([row.job.prefix.pre_logit for row in fresh]))
 
@@ -106,6 +112,7 @@ class Batch:
         self._groups = None
         if not self.rows:
             self._slots = None
+            self._prompts.clear()
 
     def _take(self, rows: Sequence[Row], pre_logits: Tensor) -> None:
         parts = self.parts
@@ -134,18 +141,37 @@ class Batch:
         prompt = 0 if self.shares(row.job.prefix) else len(row.job.prefix.token_ids)
         return prompt + len(row.ids) + min(64, row.job.limits.max_tokens - len(row.ids))
 
-    def _own_start(self, row: Row) -> KV | None:
+    def most(self, row: Row) -> int:
+        """Return how many keys and values a row can come to hold."""
+        return (0 if self.shares(row.job.prefix) else len(row.job.prefix.token_ids)) + row.job.limits.max_tokens
+
+    def _prompt_kv(self, row: Row) -> KV:
+        """Return a prompt's keys and values from the tree; what that has lost is computed again, at a row's cost."""
+        tokens = row.job.prefix.token_ids
+        known, kv = self.parts.tree.match(tokens)
+        if kv is None or known < len(tokens):
+            kv, _ = self.parts.decoder.prefill(tokens[known:], kv)
+            self.parts.tree.insert(tokens, kv)
+            row.forward_tokens += len(tokens) - known
+        return kv
+
+    def _forget_prompts(self) -> None:
+        """Let go of the prompts that no row attends to from here."""
+        live = {row.job.prefix for row in self.rows if self.shares(row.job.prefix)}
+        self._prompts = {prefix: kv for prefix, kv in self._prompts.items() if prefix in live}
+
+    def _own_start(self, row: Row, prompt: KV) -> KV | None:
         """Return the keys and values that a row starts with: all its tokens' but the last's."""
         decoder, prefix = self.parts.decoder, row.job.prefix
         shared = self.shares(prefix)
         if len(row.ids) < 2:
-            return None if shared else prefix.kv
+            return None if shared else prompt
         path = (*prefix.token_ids, *row.ids[:-1])
         known, kv = self.parts.tree.match(path, start=len(prefix.token_ids))
         have = max(known, len(prefix.token_ids))
         if shared and have == len(path):
             return kv
-        past = prefix.kv if kv is None else _joined(prefix.kv, kv)
+        past = prompt if kv is None else _joined(prompt, kv)
         if have < len(path):
             past, _ = decoder.prefill(path[have:], past)
             row.forward_tokens += len(path) - have
@@ -168,12 +194,36 @@ class Batch:
             for place, row in enumerate(self.rows):
                 places.setdefault(row.job.prefix, []).append(place)
             device = self.parts.decoder.device
+            self._forget_prompts()
             self._groups = [
-                Group(rows=torch.tensor(rows, device=device), kv=prefix.kv)
-                for prefix, rows in places.items()
-                if self.shares(prefix)
+                Group(rows=torch.tensor(places[prefix], device=device), kv=kv) for prefix, kv in self._prompts.items()
             ]
         return self._groups
+
+
+class Load:
+    """Memory that rows will come to need: as many slots as rows, as long as the longest, and the prompts they share.
+
+    Args:
+        batch: Whose rows they are.
+        rows: Those that are in it.
+    """
+
+    def __init__(self, batch: Batch, rows: Sequence[Row]) -> None:
+        self._batch = batch
+        self._rows = len(rows)
+        self._longest = max((batch.most(row) for row in rows), default=0)
+        self._prompts = {row.job.prefix for row in rows if batch.shares(row.job.prefix)}
+
+    def take(self, row: Row, max_tokens: int) -> bool:
+        """Count a row in, unless it would go beyond a number of tokens; the first is always taken."""
+        longest = max(self._longest, self._batch.most(row))
+        prompts = self._prompts | ({row.job.prefix} if self._batch.shares(row.job.prefix) else set())
+        need = (self._rows + 1) * whole_blocks(longest) + sum(len(prefix.token_ids) for prefix in prompts)
+        if self._rows and need > max_tokens:
+            return False
+        self._rows, self._longest, self._prompts = self._rows + 1, longest, prompts
+        return True
 
 
 def _joined(first: KV, second: KV) -> KV:

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aisp.engines.attention import KV
 from aisp.engines.calibration import ScaleMeter
 from aisp.engines.grammar import Grammar, Matcher
 from aisp.engines.stopping import StopStrings, decode
@@ -21,9 +20,8 @@ from aisp.records import TOKEN_FIGURES, FinishReason, FloatArray, Limits, Prefix
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedPrefix(Prefix):
-    """A prompt with its keys and values, (kv_heads, length, head_dim) a layer, and z_0, shape (dim,)."""
+    """A prompt with z_0, shape (dim,). Its keys and values are the tree's, or computed again if that has lost them."""
 
-    kv: KV
     pre_logit: Tensor
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from aisp.engines.batch import Batch, Parts
+from aisp.engines.batch import Batch, Load, Parts
 from aisp.engines.rows import Job, Row
 
 _log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class Scheduler:
     Args:
         parts: What the engine is made of.
         max_rows: Rows that are decoded at once.
-        max_tokens: Keys and values, counted in tokens, that the rows may come to hold at once. A row that alone needs
-            more still runs, alone.
+        max_tokens: Keys and values, counted in tokens, that the rows may come to hold at once, their prompts included.
+            A row that alone needs more still runs, alone.
     """
 
     def __init__(self, parts: Parts, max_rows: int, max_tokens: int) -> None:
@@ -97,10 +97,11 @@ class Scheduler:
         try:
             self._batch.join(admitted)
             self._batch.step()
-        except torch.OutOfMemoryError as error:
-            self._halve(admitted, error)
         except BaseException as error:  # the callers that wait must hear of it, an interrupt of this one included
-            self._fail(admitted, error)
+            if out_of_memory(error):
+                self._halve(admitted, error)
+            else:
+                self._fail(admitted, error)
             if not isinstance(error, Exception):
                 raise
         self._retried = self._retried and bool(self._batch.rows)
@@ -128,18 +129,13 @@ class Scheduler:
         """Take the waiting rows that fit, first come first served."""
         with self._queue:
             admitted: list[Row] = []
-            held = sum(self._need(row) for row in self._batch.rows)
-            while self._waiting and len(self._batch.rows) + len(admitted) < self.max_rows:
-                need = self._need(self._waiting[0])
-                if held and held + need > self.max_tokens:
+            room = self.max_rows - len(self._batch.rows)
+            load = Load(self._batch, self._batch.rows)
+            while self._waiting and len(admitted) < room:
+                if not load.take(self._waiting[0], self.max_tokens):
                     break
-                held += need
                 admitted.append(self._waiting.popleft())
             return admitted
-
-    def _need(self, row: Row) -> int:
-        prompt = 0 if self._batch.shares(row.job.prefix) else len(row.job.prefix.token_ids)
-        return prompt + row.job.limits.max_tokens
 
     def _halve(self, admitted: Sequence[Row], error: BaseException) -> None:
         """Put the rows back into the queue, to be taken up half as many at once; give up the second time."""
@@ -160,3 +156,10 @@ class Scheduler:
         for row in [*self._batch.rows, *admitted]:
             self._batch.leave(row)
             row.job.error = error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a device or in the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, on the CPU

@@ -13,6 +13,11 @@ from aisp.engines.attention import KV
 _GROWTH = 64
 
 
+def whole_blocks(length: int) -> int:
+    """Return the least capacity that holds a number of tokens."""
+    return length + -length % _GROWTH
+
+
 class SlotCache(Cache):
     """A transformers cache whose rows have lengths of their own, and join and leave between steps.
 
@@ -27,6 +32,7 @@ class SlotCache(Cache):
         self.lengths: list[int] = []
         self._write_rows = self._write_at = torch.zeros(0, dtype=torch.int64)
         self._view = 0
+        self._most = 0
 
     @property
     def rows(self) -> int:
@@ -49,13 +55,15 @@ class SlotCache(Cache):
                 values[slot, :, :length] = new_values
         return slot
 
-    def make_room(self, rows: int, need: int) -> None:
+    def make_room(self, rows: int, need: int, most: int) -> None:
         """Grow once for several rows that are about to be added.
 
         Args:
             rows: How many.
             need: Tokens that the longest of them will hold soon.
+            most: Tokens that the longest row, of these and of those that are here, can ever come to hold.
         """
+        self._most = whole_blocks(most)
         self._reserve(self.rows + rows, need)
 
     def remove(self, slot: int) -> None:
@@ -104,18 +112,21 @@ class SlotCache(Cache):
         slots, capacity = (self._buffers[0][0].shape[0], self._buffers[0][0].shape[2]) if self._buffers else (0, 0)
         if rows <= slots and length <= capacity:
             return
-        slots = max(rows, slots)
+        # No more slots than rows where they grow longer, and none longer than a row can become where there are more:
+        # else memory would go beyond rows times the longest, which is what admission counts.
         if length > capacity:
-            capacity = max(length, capacity + capacity // 2)
-            capacity += -capacity % _GROWTH
-        used = self.rows
+            slots, capacity = rows, min(capacity + capacity // 2, self._most)
+        else:
+            slots, capacity = rows, min(capacity, self._most)
+        capacity = whole_blocks(max(capacity, length, *self.lengths, 1))
+        used, longest = self.rows, max(self.lengths, default=0)
         old = self._buffers
         self._buffers = []
         for layer, pair in enumerate(self._like):
             # Zeros, since what is masked is still multiplied: 0 times an uninitialised NaN would be a NaN.
             grown = [like.new_zeros(slots, like.shape[0], capacity, like.shape[2]) for like in pair]
             for new, before in zip(grown, old[layer] if old else (), strict=False):
-                new[:used, :, : before.shape[2]] = before[:used]
+                new[:used, :, :longest] = before[:used, :, :longest]
             if old:
                 old[layer] = (grown[0][:0], grown[1][:0])  # free each layer as soon as it is copied
             self._buffers.append((grown[0], grown[1]))

@@ -17,13 +17,17 @@ from aisp.engines.grammar import Grammar, compile_grammar
 from aisp.engines.head import Head
 from aisp.engines.perturb import Perturber
 from aisp.engines.rows import CachedPrefix, Job
-from aisp.engines.scheduler import Scheduler
+from aisp.engines.scheduler import Scheduler, out_of_memory
 from aisp.engines.tree import PrefixTree
 from aisp.errors import AISPError, ConfigurationError, EngineError, PromptError
 from aisp.records import FloatArray, Limits, Prefix, Proposal, Rollout
 
 _MEMORY_SHARE = 0.25
 _MAX_ROWS = 256
+_MEMORY_REMEDY = (
+    "; memory ran out with half the rows as well. Give the engine less (batch_bytes, cache_bytes, max_rows), ask for "
+    "fewer tokens, or load the model in bfloat16"
+)
 
 
 class TransformersEngine:
@@ -35,10 +39,10 @@ class TransformersEngine:
         model: A causal language model, in evaluation mode.
         tokenizer: Its tokenizer.
         eos_token_ids: Tokens that end a response.
-        cache_bytes: Memory for keys and values of earlier prompts and kept responses. None takes a quarter of what is
-            free.
-        batch_bytes: Memory for keys and values of the rows that are decoded at once; more rows wait. None takes a
-            quarter of what is free.
+        cache_bytes: Memory for keys and values of prompts and kept responses that no row is being decoded of. None
+            takes a quarter of what is free. What doesn't fit is computed again when it is needed.
+        batch_bytes: Memory for keys and values of the rows that are decoded at once, and of their prompts; more rows
+            wait. None takes a quarter of what is free.
         max_rows: Rows that are decoded at once, at most.
 
     Raises:
@@ -163,7 +167,8 @@ class TransformersEngine:
 
         self._scheduler.run(job, report)
         if job.error is not None:
-            raise EngineError(f"decoding failed: {job.error!r}") from job.error
+            remedy = _MEMORY_REMEDY if out_of_memory(job.error) else ""
+            raise EngineError(f"decoding failed: {job.error!r}{remedy}") from job.error
         return [rollout for rollout in job.results if rollout is not None]
 
     def _prefill(self, tokens: tuple[int, ...]) -> CachedPrefix:
@@ -173,7 +178,7 @@ class TransformersEngine:
         known, past = self._tree.match(tokens[:-1])
         kv, pre_logit = self._parts.decoder.prefill(tokens[known:], past)
         self._tree.insert(tokens, kv)
-        prefix = CachedPrefix(token_ids=tokens, kv=kv, pre_logit=pre_logit.to(self._parts.head.device))
+        prefix = CachedPrefix(token_ids=tokens, pre_logit=pre_logit.to(self._parts.head.device))
         self._live[tokens] = prefix
         return prefix
 

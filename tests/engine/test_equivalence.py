@@ -125,7 +125,7 @@ def test_kept_tokens_restart_where_they_were_left(model, cached, sharing):
     originals = engine.rollout(prefix, first, Limits(max_tokens=24))
     if not cached:
         engine._tree.max_bytes = 0
-        engine._tree.insert([1], prefix.kv)  # evicts everything
+        engine._tree.insert([1], engine._parts.decoder.prefill([1])[0])  # evicts everything
     cut = [max(0, len(rollout.tokens) - 1 - s) for s, rollout in enumerate(originals)]
     again = [
         Proposal(seed=s, sampling=Sampling(), scale=0.2, kept=rollout.tokens.head(cut[s]))
