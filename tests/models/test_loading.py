@@ -40,8 +40,8 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def test_a_folder_is_loaded_once(folder: Path) -> None:
-    loaded = models.load(folder)
-    assert models.load(str(folder)) is loaded
+    loaded = models.load(folder, dtype="float32")
+    assert models.load(str(folder), dtype="float32") is loaded
     assert models.load(folder / ".." / folder.name, dtype="float32", device="cpu") is loaded
     assert torch.equal(logits(loaded.model), logits(testing.tiny_model(seed=3)))
     assert not loaded.model.training
@@ -159,7 +159,7 @@ def test_a_hub_id_is_loaded_from_the_hubs_cache(folder: Path, tmp_path: Path, mo
     (repository / "snapshots").mkdir()
     folder.rename(repository / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    loaded = models.load("somebody/tiny")
+    loaded = models.load("somebody/tiny", dtype="float32")
     assert loaded.name == "somebody/tiny"
     assert torch.equal(logits(loaded.model), logits(testing.tiny_model(seed=3)))
 
@@ -218,7 +218,7 @@ def test_no_tokenizer_is_an_error_that_says_how_to_give_one(folder: Path) -> Non
 
 def test_a_device_map_onto_one_device_works(folder: Path) -> None:
     pytest.importorskip("accelerate")
-    mapped = models.load(folder, device_map={"": "cpu"})
+    mapped = models.load(folder, device_map={"": "cpu"}, dtype="float32")
     assert torch.equal(logits(mapped.model), logits(testing.tiny_model(seed=3)))
 
 
@@ -248,7 +248,7 @@ def test_an_adapter_is_merged_into_its_base(folder: Path, tmp_path: Path) -> Non
     )
     tuned.save_pretrained(tmp_path / "adapter")
     testing.tiny_tokenizer().save_pretrained(tmp_path / "adapter")
-    loaded = models.load(tmp_path / "adapter")
+    loaded = models.load(tmp_path / "adapter", dtype="float32")
     assert type(loaded.model).__name__ == "LlamaForCausalLM"
     assert not any("lora" in name for name, _ in loaded.model.named_parameters())
     torch.testing.assert_close(logits(loaded.model), logits(tuned.eval()), rtol=0, atol=1e-5)
