@@ -48,6 +48,11 @@ class Batch:
         self._groups: list[Group] | None = None
         self._prompts: dict[CachedPrefix, KV] = {}
 
+    @property
+    def allocated(self) -> int:
+        """Keys and values that the rows' slots have room for, counted in tokens; freed when the last row leaves."""
+        return 0 if self._slots is None else self._slots.allocated
+
     def shares(self, prefix: CachedPrefix) -> bool:
         """Whether rows of a prompt attend to one copy of its keys and values, rather than each to its own."""
         return self.parts.decoder.sharing and len(prefix.token_ids) >= _SHARED_FROM
@@ -202,16 +207,17 @@ class Batch:
 
 
 class Load:
-    """Memory that rows will come to need: as many slots as rows, as long as the longest, and the prompts they share.
+    """Memory that a batch will come to need: as many slots as rows, as long as the longest, and the prompts they share.
 
     Args:
-        batch: Whose rows they are.
-        rows: Those that are in it.
+        batch: With the rows that are in it.
     """
 
-    def __init__(self, batch: Batch, rows: Sequence[Row]) -> None:
+    def __init__(self, batch: Batch) -> None:
+        rows = batch.rows
         self._batch = batch
         self._rows = len(rows)
+        self._allocated = batch.allocated
         self._longest = max((batch.most(row) for row in rows), default=0)
         self._prompts = {row.job.prefix for row in rows if batch.shares(row.job.prefix)}
 
@@ -219,8 +225,8 @@ class Load:
         """Count a row in, unless it would go beyond a number of tokens; the first is always taken."""
         longest = max(self._longest, self._batch.most(row))
         prompts = self._prompts | ({row.job.prefix} if self._batch.shares(row.job.prefix) else set())
-        need = (self._rows + 1) * whole_blocks(longest) + sum(len(prefix.token_ids) for prefix in prompts)
-        if self._rows and need > max_tokens:
+        slots = max(self._allocated, (self._rows + 1) * whole_blocks(longest))
+        if self._rows and slots + sum(len(prefix.token_ids) for prefix in prompts) > max_tokens:
             return False
         self._rows, self._longest, self._prompts = self._rows + 1, longest, prompts
         return True

@@ -104,7 +104,8 @@ class Scheduler:
                 self._fail(admitted, error)
             if not isinstance(error, Exception):
                 raise
-        self._retried = self._retried and bool(self._batch.rows)
+        else:
+            self._retried = self._retried and bool(self._batch.rows)
 
     def _run_calls(self) -> None:
         with self._queue:
@@ -130,7 +131,7 @@ class Scheduler:
         with self._queue:
             admitted: list[Row] = []
             room = self.max_rows - len(self._batch.rows)
-            load = Load(self._batch, self._batch.rows)
+            load = Load(self._batch)
             while self._waiting and len(admitted) < room:
                 if not load.take(self._waiting[0], self.max_tokens):
                     break
@@ -153,6 +154,7 @@ class Scheduler:
 
     def _fail(self, admitted: Sequence[Row], error: BaseException) -> None:
         """Tell every caller with rows in the batch, and start afresh."""
+        self._retried = False
         for row in [*self._batch.rows, *admitted]:
             self._batch.leave(row)
             row.job.error = error

@@ -38,6 +38,11 @@ class SlotCache(Cache):
     def rows(self) -> int:
         return len(self.lengths)
 
+    @property
+    def allocated(self) -> int:
+        """Tokens that the buffers have room for, all slots together."""
+        return self._buffers[0][0].shape[0] * self._buffers[0][0].shape[2] if self._buffers else 0
+
     def add(self, kv: KV | None, need: int) -> int:
         """Add a row that starts with some keys and values; return its slot.
 
