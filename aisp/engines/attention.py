@@ -32,10 +32,12 @@ class Group:
     Args:
         rows: Their places in the batch, int64 of shape (n,).
         kv: The prompt's keys and values.
+        mask: Additive, float32 of shape (length,), where the prompt fills only a part of them; None where it is whole.
     """
 
     rows: Tensor
     kv: KV
+    mask: Tensor | None = None
 
 
 class SharingUnsupportedError(Exception):
@@ -123,6 +125,8 @@ def _merge(query: Tensor, out: Tensor, mass: Tensor, top: Tensor, group: Group, 
     n, kv_heads, queries, dim = picked.shape
     flat = picked.transpose(0, 1).reshape(kv_heads, n * queries, dim)
     scores = torch.bmm(flat, keys.transpose(1, 2)).float()
+    if group.mask is not None:
+        scores = scores + group.mask
     peak = scores.amax(-1, keepdim=True)
     weights = scores.sub_(peak).exp_()
 

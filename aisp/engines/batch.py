@@ -15,7 +15,7 @@ from aisp.engines.decoder import Decoder
 from aisp.engines.head import Head
 from aisp.engines.perturb import Perturber
 from aisp.engines.rows import CachedPrefix, Row
-from aisp.engines.slots import SlotCache, whole_blocks
+from aisp.engines.slots import BLOCK, SlotCache, bucket, whole_blocks
 from aisp.engines.take import take
 from aisp.engines.tree import PrefixTree
 from aisp.records import FinishReason
@@ -50,8 +50,16 @@ class Batch:
 
     @property
     def allocated(self) -> int:
-        """Keys and values that the rows' slots have room for, counted in tokens; freed when the last row leaves."""
-        return 0 if self._slots is None else self._slots.allocated
+        """Keys and values that the rows' slots have room for, counted in tokens; free for others without rows."""
+        return 0 if self._slots is None or not self.rows else self._slots.allocated
+
+    def shape(self, rows: int, most: int) -> tuple[int, int]:
+        """Return the slots that some more rows will take at most, and tokens of each, with what there is already."""
+        if self.parts.decoder.captured is None:
+            return len(self.rows) + rows, whole_blocks(most)
+        # Steps in place need buckets, and slots that stay where they are unless they grow.
+        slots, length = self._slots.shape if self._slots is not None and self.rows else (0, 0)
+        return max(slots, bucket(len(self.rows) + rows)), max(length, bucket(most, BLOCK))
 
     def shares(self, prefix: CachedPrefix) -> bool:
         """Whether rows of a prompt attend to one copy of its keys and values, rather than each to its own."""
@@ -68,7 +76,10 @@ class Batch:
         if self._slots is None:
             self._slots = SlotCache(self._prompts[rows[0].job.prefix])
         most = max(self.most(row) for row in [*self.rows, *rows])
-        self._slots.make_room(len(rows), max(self._need(row) for row in rows), most)
+        if self.parts.decoder.captured is None:
+            self._slots.make_room(len(rows), max(self._need(row) for row in rows), most)
+        else:
+            self._slots.hold(self.shape(len(rows), most))
         for row in rows:
             kv = self._own_start(row, self._prompts[row.job.prefix])
             row.slot = self._slots.add(kv, self._need(row))
@@ -116,7 +127,8 @@ class Batch:
         row.slot = -1
         self._groups = None
         if not self.rows:
-            self._slots = None
+            if self.parts.decoder.captured is None:  # else the next round finds its slots where they were
+                self._slots = None
             self._prompts.clear()
 
     def _take(self, rows: Sequence[Row], pre_logits: Tensor) -> None:
@@ -204,32 +216,6 @@ class Batch:
                 Group(rows=torch.tensor(places[prefix], device=device), kv=kv) for prefix, kv in self._prompts.items()
             ]
         return self._groups
-
-
-class Load:
-    """Memory that a batch will come to need: as many slots as rows, as long as the longest, and the prompts they share.
-
-    Args:
-        batch: With the rows that are in it.
-    """
-
-    def __init__(self, batch: Batch) -> None:
-        rows = batch.rows
-        self._batch = batch
-        self._rows = len(rows)
-        self._allocated = batch.allocated
-        self._longest = max((batch.most(row) for row in rows), default=0)
-        self._prompts = {row.job.prefix for row in rows if batch.shares(row.job.prefix)}
-
-    def take(self, row: Row, max_tokens: int) -> bool:
-        """Count a row in, unless it would go beyond a number of tokens; the first is always taken."""
-        longest = max(self._longest, self._batch.most(row))
-        prompts = self._prompts | ({row.job.prefix} if self._batch.shares(row.job.prefix) else set())
-        slots = max(self._allocated, (self._rows + 1) * whole_blocks(longest))
-        if self._rows and slots + sum(len(prefix.token_ids) for prefix in prompts) > max_tokens:
-            return False
-        self._rows, self._longest, self._prompts = self._rows + 1, longest, prompts
-        return True
 
 
 def _joined(first: KV, second: KV) -> KV:

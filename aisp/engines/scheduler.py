@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from aisp.engines.batch import Batch, Load, Parts
+from aisp.engines.batch import Batch, Parts
+from aisp.engines.load import Load
+from aisp.engines.memory import out_of_memory
 from aisp.engines.rows import Job, Row
 
 _log = logging.getLogger(__name__)
@@ -158,10 +160,3 @@ class Scheduler:
         for row in [*self._batch.rows, *admitted]:
             self._batch.leave(row)
             row.job.error = error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a device or in the machine."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, on the CPU

@@ -10,12 +10,23 @@ from transformers.cache_utils import Cache
 
 from aisp.engines.attention import KV
 
-_GROWTH = 64
+BLOCK = 64
+"""Buffers have room for a multiple of this many tokens."""
 
 
 def whole_blocks(length: int) -> int:
     """Return the least capacity that holds a number of tokens."""
-    return length + -length % _GROWTH
+    return length + -length % BLOCK
+
+
+def bucket(number: int, least: int = 1) -> int:
+    """Return the smallest power of two that is no less.
+
+    Example:
+        >>> bucket(5), bucket(8), bucket(5, least=64)
+        (8, 8, 64)
+    """
+    return max(least, 1 << (number - 1).bit_length())
 
 
 class SlotCache(Cache):
@@ -27,12 +38,17 @@ class SlotCache(Cache):
 
     def __init__(self, like: KV) -> None:
         super().__init__(layers=[])
-        self._like = like
+        # Their kind alone: a view would keep the prompt alive.
+        self._like = [
+            (keys.new_empty(len(keys), 0, keys.shape[2]), values.new_empty(len(values), 0, values.shape[2]))
+            for keys, values in like
+        ]
         self._buffers: list[tuple[Tensor, Tensor]] = []
         self.lengths: list[int] = []
         self._write_rows = self._write_at = torch.zeros(0, dtype=torch.int64)
         self._view = 0
         self._most = 0
+        self._moves = 0
 
     @property
     def rows(self) -> int:
@@ -41,7 +57,8 @@ class SlotCache(Cache):
     @property
     def allocated(self) -> int:
         """Tokens that the buffers have room for, all slots together."""
-        return self._buffers[0][0].shape[0] * self._buffers[0][0].shape[2] if self._buffers else 0
+        slots, capacity = self.shape
+        return slots * capacity
 
     def add(self, kv: KV | None, need: int) -> int:
         """Add a row that starts with some keys and values; return its slot.
@@ -81,8 +98,6 @@ class SlotCache(Cache):
                 values[slot, :, :length] = values[last, :, :length]
         self.lengths[slot] = length
         self.lengths.pop()
-        if not self.lengths:
-            self._buffers = []
 
     def export(self, slot: int, start: int, stop: int) -> KV:
         """Return a copy of a run of a row's keys and values."""
@@ -93,13 +108,30 @@ class SlotCache(Cache):
     def begin(self, device: torch.device) -> Tensor:
         """Prepare a step that adds one token a row; return its additive mask, float32 (rows, 1, 1, length)."""
         self._reserve(self.rows, max(self.lengths) + 1)
-        self._write_at = torch.tensor(self.lengths, device=device)
-        self._write_rows = torch.arange(self.rows, device=device)
-        self._view = max(self.lengths) + 1
+        write_at = torch.tensor(self.lengths, device=device)
+        view = max(self.lengths) + 1
+        self.write_to(torch.arange(self.rows, device=device), write_at, view)
         self.lengths = [length + 1 for length in self.lengths]
-        visible = torch.arange(self._view, device=device) <= self._write_at[:, None]
-        mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, torch.finfo(torch.float32).min)
-        return mask[:, None, None]
+        return additive_mask(write_at, view)[:, None, None]
+
+    def write_to(self, rows: Tensor, at: Tensor, view: int) -> None:
+        """Say where `update` writes, int64 of shape (n,) each, and how many tokens it shows of the first n slots."""
+        self._write_rows, self._write_at, self._view = rows, at, view
+
+    def hold(self, shape: tuple[int, int]) -> None:
+        """Have this many slots for this many tokens each; buffers of that shape stay where they are."""
+        if shape != self.shape:
+            self._resize(*shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Slots, and tokens that each has room for."""
+        return (self._buffers[0][0].shape[0], self._buffers[0][0].shape[2]) if self._buffers else (0, 0)
+
+    @property
+    def place(self) -> int:
+        """Where the buffers are: a number that changes when they move."""
+        return self._moves
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -108,13 +140,14 @@ class SlotCache(Cache):
         keys, values = self._buffers[layer_idx]
         keys[self._write_rows, :, self._write_at] = key_states[:, :, 0]
         values[self._write_rows, :, self._write_at] = value_states[:, :, 0]
-        return keys[: self.rows, :, : self._view], values[: self.rows, :, : self._view]
+        rows = len(self._write_rows)
+        return keys[:rows, :, : self._view], values[:rows, :, : self._view]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._view
 
     def _reserve(self, rows: int, length: int) -> None:
-        slots, capacity = (self._buffers[0][0].shape[0], self._buffers[0][0].shape[2]) if self._buffers else (0, 0)
+        slots, capacity = self.shape
         if rows <= slots and length <= capacity:
             return
         # No more slots than rows where they grow longer, and none longer than a row can become where there are more:
@@ -123,7 +156,10 @@ class SlotCache(Cache):
             slots, capacity = rows, min(capacity + capacity // 2, self._most)
         else:
             slots, capacity = rows, min(capacity, self._most)
-        capacity = whole_blocks(max(capacity, length, *self.lengths, 1))
+        self._resize(slots, whole_blocks(max(capacity, length, *self.lengths, 1)))
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        self._moves += 1
         used, longest = self.rows, max(self.lengths, default=0)
         old = self._buffers
         self._buffers = []
@@ -135,3 +171,9 @@ class SlotCache(Cache):
             if old:
                 old[layer] = (grown[0][:0], grown[1][:0])  # free each layer as soon as it is copied
             self._buffers.append((grown[0], grown[1]))
+
+
+def additive_mask(last: Tensor, view: int) -> Tensor:
+    """Return 0 for the tokens up to `last` of each row, shape (n,), and the least float32 behind; shape (n, view)."""
+    visible = torch.arange(view, device=last.device) <= last[:, None]
+    return torch.zeros(visible.shape, device=last.device).masked_fill_(~visible, torch.finfo(torch.float32).min)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +14,10 @@ from aisp.engines.batch import Parts
 from aisp.engines.decoder import Decoder
 from aisp.engines.grammar import Grammar, compile_grammar
 from aisp.engines.head import Head
+from aisp.engines.memory import free_bytes, out_of_memory
 from aisp.engines.perturb import Perturber
 from aisp.engines.rows import CachedPrefix, Job
-from aisp.engines.scheduler import Scheduler, out_of_memory
+from aisp.engines.scheduler import Scheduler
 from aisp.engines.tree import PrefixTree
 from aisp.errors import AISPError, ConfigurationError, EngineError, PromptError
 from aisp.records import FloatArray, Limits, Prefix, Proposal, Rollout
@@ -66,7 +66,7 @@ class TransformersEngine:
         self._config = model.config.get_text_config()
         head = Head(model, vocab_size=len(tokenizer))
         decoder = Decoder(model, head)
-        share = int(_free_bytes(decoder.device) * _MEMORY_SHARE)
+        share = int(free_bytes(decoder.device) * _MEMORY_SHARE)
         self._tree = PrefixTree(share if cache_bytes is None else cache_bytes)
         parts = Parts(
             decoder=decoder,
@@ -197,12 +197,3 @@ class TransformersEngine:
             return limits
         room = self.context_length - len(prefix.token_ids)
         return limits if limits.max_tokens <= room else limits.with_max_tokens(room)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system tells
-        return 4 << 30
