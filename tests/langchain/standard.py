@@ -26,7 +26,7 @@ from aisp_langchain.rewards import RubricJudge
 
 MODEL: dict[str, Any] = {"model": "smollm2-135m", "dtype": "float32", "device": "cpu", "seed": 1}
 GREEDY: dict[str, Any] = {**MODEL, "temperature": 0, "max_tokens": 40}
-SEARCH: dict[str, Any] = {**MODEL, "temperature": 0.5, "max_tokens": 36}
+SEARCH: dict[str, Any] = {**MODEL, "temperature": 0.5, "max_tokens": 40}
 
 
 def grounded(tool_calls: Sequence[Mapping[str, Any]], candidate: Candidate) -> float:
