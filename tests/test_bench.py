@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from aisp.bench import growth, speed
+from aisp.bench import floor, growth, speed
+from aisp.bench.command import _table
 from aisp.bench.growth import Axis, Curve, exponent, grow
 from aisp.bench.speed import Bench, Scenario, measure
 from aisp.cli import app
@@ -127,3 +129,28 @@ def test_the_growth_command_writes_json_and_a_picture(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, [*arguments, "--axis", "time"])
     assert result.exit_code == 2
     assert "there is no axis time" in result.output
+
+
+def test_the_floor_is_weights_and_cache_over_bandwidth(bench, monkeypatch):
+    tied = tiny_model("llama")  # the table is the head, and every step reads that
+    weights = sum(parameter.nbytes for parameter in tied.parameters())
+    # 4 tokens: a prefill and 3 steps; a step reads 10 of the prompt once, and 0, 1, 2 tokens of each of 5 rows.
+    assert floor.read_bytes(tied, 100, 10, 5, 4) == 4 * weights + 100 * (3 * 10 + 5 * 3)
+    untied = tiny_model("qwen2")
+    table = untied.get_input_embeddings().weight.nbytes
+    assert floor.read_bytes(untied, 100, 10, 5, 1) == sum(p.nbytes for p in untied.parameters()) - table
+    short = next(scenario for scenario in bench.scenarios() if scenario.name == "short-8")
+    assert measure(bench, short, 1).floor_seconds is None, "on a CPU caches make what is read a guess"
+    monkeypatch.setattr(bench, "bytes_per_second", 1e6)
+    result = measure(bench, short, 1)
+    assert result.floor_seconds == pytest.approx(short.least_bytes / 1e6)
+    assert short.least_bytes == floor.read_bytes(bench.model, 2 * 2 * 2 * 16 * 4, 40, 8, 6)
+    assert "of the floor's speed" in [column.header for column in _table([result]).columns]
+    assert bench.engine.token_bytes == 2 * 2 * 2 * 16 * 4
+
+
+def test_bandwidth_is_that_of_copies(monkeypatch):
+    monkeypatch.setattr(floor, "_BYTES", 1000)
+    clock = iter([0, 1, 0, 2, 0, 1, 0, 1, 0, 9, 0, 1, 0, 1])
+    monkeypatch.setattr(floor.time, "perf_counter", lambda: next(clock))
+    assert floor.bandwidth(torch.device("cpu")) == 2000

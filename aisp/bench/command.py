@@ -137,11 +137,13 @@ def _table(results: Sequence[Result]) -> Table:
         "theirs, tokens",
         "ours, MB",
         "theirs, MB",
+        *(["of the floor's speed"] if any(result.floor_seconds for result in results) else []),
         box=None,
     )
     for column in table.columns[1:]:
         column.justify = "right"
     for result in results:
+        floor = "" if result.floor_seconds is None else f"{result.floor_seconds / result.ours_seconds:.0%}"
         table.add_row(
             result.name,
             f"{result.ratio:.2f}",
@@ -152,6 +154,7 @@ def _table(results: Sequence[Result]) -> Table:
             str(result.theirs_forward_tokens),
             f"{result.ours_peak_bytes / 1e6:.0f}",
             f"{result.theirs_peak_bytes / 1e6:.0f}",
+            *([floor] if len(table.columns) > 9 else []),
         )
     return table
 

@@ -89,19 +89,19 @@ def axes(bench: Bench) -> list[Axis]:
     return [
         Axis(
             name="responses",
-            what=f"responses to a {SHORT}-token prompt, {tokens}",
+            what=f"responses; {SHORT}-token prompt, {tokens}",
             sizes=RESPONSES,
             work=lambda n, turn: request(SHORT, n, 1000 * turn + n),
         ),
         Axis(
             name="prompt",
-            what=f"tokens of a new prompt, {_EACH} responses, {tokens}",
+            what=f"tokens of a new prompt; {_EACH} responses, {tokens}",
             sizes=PROMPTS,
             work=lambda length, turn: request(length, _EACH, 1000 * turn),
         ),
         Axis(
             name="requests",
-            what=f"concurrent requests of {_EACH} responses to {SHORT}-token prompts, {tokens}",
+            what=f"concurrent requests; {SHORT}-token prompts, {_EACH} responses of {bench.new_tokens} tokens each",
             sizes=REQUESTS,
             work=requests,
         ),
@@ -176,7 +176,7 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
         axes_.loglog(curve.sizes, linear, ls="--", color="0.6", label="linear")
         axes_.set_xticks(curve.sizes, [f"{size:,}" for size in curve.sizes], rotation=45)
         axes_.minorticks_off()
-        axes_.set_xlabel("\n".join(curve.what.rsplit(", ", 1)))
+        axes_.set_xlabel(curve.what.replace("; ", "\n"))
         axes_.set_ylabel("seconds")
         axes_.spines[["top", "right"]].set_visible(False)
         axes_.legend(frameon=False)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from aisp.bench.floor import bandwidth, read_bytes, wait
 from aisp.bench.memory import PeakMemory
 from aisp.engines.transformers import TransformersEngine
 from aisp.errors import ConfigurationError
@@ -34,17 +35,23 @@ class Scenario:
         what: In words: ours against theirs.
         ours: Does the work our way; returns the forward tokens it took.
         theirs: Does the same work the other way.
+        least_bytes: What our side has to read at least; None where nobody counted.
     """
 
     name: str
     what: str
     ours: Callable[[int], int]
     theirs: Callable[[int], int]
+    least_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a scenario measured. Times in seconds; memory in bytes above what was held before."""
+    """What a scenario measured. Times in seconds; memory in bytes above what was held before.
+
+    `floor_seconds` is what reading the weights and the cache takes at the bandwidth that was measured, on CUDA; else
+    None.
+    """
 
     name: str
     what: str
@@ -58,6 +65,7 @@ class Result:
     ours_peak_bytes: int
     theirs_peak_bytes: int
     repetitions: int
+    floor_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,6 +86,8 @@ class Bench:
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
         self.engine = TransformersEngine(model, tokenizer, eos_token_ids=())
+        device = self.model.device
+        self.bytes_per_second = bandwidth(device) if device.type == "cuda" else None
         self.ending = TransformersEngine(model, tokenizer, eos_token_ids=self.eos_token_ids)
 
     def scenarios(self) -> list[Scenario]:
@@ -123,7 +133,11 @@ class Bench:
 
         what = f"best-of-n, {length}-token prompt, n = {n}, against generate"
         return Scenario(
-            name=f"{kind}-{n}", what=what, ours=ours, theirs=lambda turn: self.generate(self.prompt(length, turn), n)
+            name=f"{kind}-{n}",
+            what=what,
+            ours=ours,
+            theirs=lambda turn: self.generate(self.prompt(length, turn), n),
+            least_bytes=read_bytes(self.model, self.engine.token_bytes, length, n, self.new_tokens),
         )
 
     def _early_ends(self, n: int) -> Scenario:
@@ -220,6 +234,7 @@ def measure(bench: Bench, scenario: Scenario, repetitions: int, tell: Callable[[
             with PeakMemory(bench.model.device) as memory:
                 started = time.perf_counter()
                 tokens = work(turn)
+                wait(bench.model.device)
                 seconds = time.perf_counter() - started
             sides[side].append((seconds, tokens, memory.bytes))
             tell()
@@ -237,7 +252,14 @@ def measure(bench: Bench, scenario: Scenario, repetitions: int, tell: Callable[[
         ours_peak_bytes=max(run[2] for run in sides["ours"]),
         theirs_peak_bytes=max(run[2] for run in sides["theirs"]),
         repetitions=repetitions,
+        floor_seconds=_floor(bench, scenario),
     )
+
+
+def _floor(bench: Bench, scenario: Scenario) -> float | None:
+    if bench.bytes_per_second is None or scenario.least_bytes is None:
+        return None
+    return scenario.least_bytes / bench.bytes_per_second
 
 
 def random_model(config: str, dtype: torch.dtype, device: torch.device) -> Any:

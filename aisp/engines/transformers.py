@@ -78,8 +78,8 @@ class TransformersEngine:
         )
         self._parts = parts
         self._tokenizer = tokenizer
-        token_bytes = sum(keys[:, :1].nbytes + values[:, :1].nbytes for keys, values in decoder.prefill([1])[0])
-        tokens = max(1, (share if batch_bytes is None else batch_bytes) // token_bytes)
+        self._token_bytes = sum(keys[:, :1].nbytes + values[:, :1].nbytes for keys, values in decoder.prefill([1])[0])
+        tokens = max(1, (share if batch_bytes is None else batch_bytes) // self._token_bytes)
         self._scheduler = Scheduler(parts, max_rows, tokens)
         self._live: weakref.WeakValueDictionary[tuple[int, ...], CachedPrefix] = weakref.WeakValueDictionary()
 
@@ -88,6 +88,11 @@ class TransformersEngine:
         """Tokens that prompt and response may have together; None where the model sets no limit."""
         limit = getattr(self._config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
+
+    @property
+    def token_bytes(self) -> int:
+        """What the keys and values of a token take."""
+        return self._token_bytes
 
     def prefill(self, token_ids: Sequence[int]) -> Prefix:
         """Run the prompt through the model, except for what it shares with an earlier one.
