@@ -206,6 +206,10 @@ def bench_quality(
     skip: Annotated[int, typer.Option(help="Leading prompts that are left out: to tune on others.")] = 0,
     limit: Annotated[Optional[int], typer.Option(help="Prompts at most.")] = None,  # noqa: UP045
     concurrency: Annotated[int, typer.Option(help="Prompts in flight at once.")] = 8,
+    between: Annotated[
+        Optional[tuple[float, float]],  # noqa: UP045
+        typer.Option(help="Only prompts whose best-of-128, of the first held-out reward, is in this range."),
+    ] = None,
     name: Annotated[
         str, typer.Option(help="Of the report: kinds of reward in one folder share their pools.")
     ] = "report",
@@ -232,6 +236,7 @@ def bench_quality(
             limit=limit,
             concurrency=concurrency,
             out=out,
+            between=between,
             name=name,
         )
 

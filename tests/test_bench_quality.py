@@ -160,6 +160,12 @@ def test_the_command_writes_rows_report_and_picture(tiny, tmp_path, monkeypatch)
     for wrong in (["magic"], ["tilted_restart:tilt=3"], ["aisp:scale"]):
         with pytest.raises(ConfigurationError):
             run_quality(prompts, ["length:2..4"], [], wrong, [], ["temperature=0.9"], **options)
+    with pytest.raises(ConfigurationError, match="nowhere between 7 and 8"):
+        run_quality(prompts, ["length:2..4"], [], [], [], ["temperature=0.9"], between=(7, 8), **options)
+    smaller = {**options, "budget": 16}
+    kept = run_quality(prompts, ["length:2..4"], [], ["best_of_n"], [], ["temperature=0.9"], between=(-1, 1), **smaller)
+    assert kept.budgets("best_of_n") == [8], "a budget of 16 has no baseline in a pool of 8"
+    assert len(kept.spread) == 2
     with pytest.raises(ConfigurationError, match="--reward"):
         run_quality(prompts, [], [], strategies, [], ["temperature=0.9"], **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from aisp.bench.quality.answers import best_of_n
 from aisp.bench.quality.report import Report, report
 from aisp.bench.quality.runs import Quality
 from aisp.errors import ConfigurationError
@@ -18,6 +20,8 @@ from aisp.records import Sampling
 from aisp.results import ResultFile, read_prompts
 from aisp.rewards.spec import parse_reward, parse_rewards
 from aisp.settings import SearchSettings
+
+_SCREENED = 128  # plain samples that a prompt's difficulty is told by
 
 
 def run_quality(
@@ -39,9 +43,14 @@ def run_quality(
     limit: int | None,
     concurrency: int,
     out: Path,
+    between: tuple[float, float] | None = None,
     name: str = "report",
 ) -> Report:
     """Run the benchmark into a folder: rows.jsonl, and a Markdown report and a PNG of the given name.
+
+    Args:
+        between: Prompts are left out where best-of-128 of the first held-out reward (of the reward, if none is held
+            out) is outside of this: what plain samples always or never reach tells nothing of a search.
 
     Raises:
         ConfigurationError: Words that name no reward, strategy or setting; no prompts.
@@ -71,10 +80,9 @@ def run_quality(
         concurrency=concurrency,
     )
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("pools and searches", total=len(quality.tasks()))
-        quality.run(lambda: progress.advance(task))
+    if between is not None:
+        quality = _within(quality, plain[0], between, console)
+    _run(quality, "pools and searches", console)
     made = report(quality, plain[0])
     text = made.markdown()
     (out / f"{name}.md").write_text(text, encoding="utf-8")
@@ -82,6 +90,32 @@ def run_quality(
     console.print(Markdown(text))
     console.print(f"rows.jsonl, {name}.md and {name}.png are in {out}", highlight=False)
     return made
+
+
+def _run(quality: Quality, what: str, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=len(quality.tasks()))
+        quality.run(lambda: progress.advance(task))
+
+
+def _within(quality: Quality, plain: str, bounds: tuple[float, float], console: Console) -> Quality:
+    """Return the benchmark on those prompts alone where best-of-n, as far as it is screened, is within bounds."""
+    low, high = bounds
+    screened = replace(quality, strategies={}, rules={})
+    _run(screened, "screening", console)
+    measures, n = best_of_n(screened, plain).measures, min(_SCREENED, quality.pool_size)
+    levels = measures[next(iter(quality.held_out), "reward")][:, 0, n - 1]
+    chosen = [prompt for prompt, level in zip(quality.prompts, levels, strict=True) if low <= level <= high]
+    if not chosen:
+        raise ConfigurationError(
+            f"best-of-{n} is from {levels.min():.3g} to {levels.max():.3g}, nowhere between {low:g} and {high:g}; give "
+            "other bounds or prompts"
+        )
+    console.print(
+        f"best-of-{n} is between {low:g} and {high:g} on {len(chosen)} of {len(levels)} prompts", highlight=False
+    )
+    return replace(quality, prompts=chosen)
 
 
 def _strategy(spec: str, num_samples: int) -> SearchSettings:

@@ -35,8 +35,9 @@ class Report:
         return {name: answers for name, answers in self.answers.items() if name != self.baseline}
 
     def budgets(self, name: str | None = None) -> list[int]:
-        """Return the budgets that are reported: of a strategy, or of the baseline."""
-        return [budget for budget in BUDGETS if budget <= self.answers[name or self.baseline].size]
+        """Return the budgets that are reported: of the baseline, or those that a strategy has beside it."""
+        size = min(self.answers[key].size for key in (self.baseline, name or self.baseline))
+        return [budget for budget in BUDGETS if budget <= size]
 
     def difference(self, name: str, budget: int, measure: str = "reward", *, standardised: bool = True) -> Difference:
         """Return a strategy's measure minus the baseline's at a budget.
