@@ -160,14 +160,58 @@ def test_the_command_writes_rows_report_and_picture(tiny, tmp_path, monkeypatch)
     for wrong in (["magic"], ["tilted_restart:tilt=3"], ["aisp:scale"]):
         with pytest.raises(ConfigurationError):
             run_quality(prompts, ["length:2..4"], [], wrong, [], ["temperature=0.9"], **options)
-    with pytest.raises(ConfigurationError, match="nowhere between 7 and 8"):
-        run_quality(prompts, ["length:2..4"], [], [], [], ["temperature=0.9"], between=(7, 8), **options)
-    smaller = {**options, "budget": 16}
-    kept = run_quality(prompts, ["length:2..4"], [], ["best_of_n"], [], ["temperature=0.9"], between=(-1, 1), **smaller)
-    assert kept.budgets("best_of_n") == [8], "a budget of 16 has no baseline in a pool of 8"
-    assert len(kept.spread) == 2
     with pytest.raises(ConfigurationError, match="--reward"):
         run_quality(prompts, [], [], strategies, [], ["temperature=0.9"], **options)
+
+
+def test_prompts_are_kept_where_the_held_out_reward_of_best_of_n_is_within_bounds(tiny, tmp_path, monkeypatch):
+    import aisp.models
+
+    monkeypatch.setattr(aisp.models, "load", lambda *args, **kwargs: tiny)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\nthree\n")
+
+    def run(out, between):
+        return run_quality(
+            prompts,
+            ["length:2..4"],
+            ["length:15..16:characters"],
+            ["best_of_n"],
+            [],
+            ["temperature=0.9", "temperature=0.5"],
+            model="tiny",
+            dtype=None,
+            budget=16,
+            pool=8,
+            num_samples=4,
+            max_tokens=6,
+            seeds=1,
+            skip=0,
+            limit=None,
+            concurrency=2,
+            out=tmp_path / out,
+            between=between,
+        )
+
+    everything = run("all", None)
+    levels = everything.answers[everything.baseline].measures["length:15..16:characters"][:, 0, 7]
+    one = float(levels.max())
+    within = int((levels == one).sum())
+    assert within < 3, "prompts that can be told apart"
+    kept = run("kept", (one - 1e-9, one + 1e-9))
+    assert len(kept.spread) == within
+    rows = [json.loads(line) for line in (tmp_path / "kept" / "rows.jsonl").read_text().splitlines()]
+    pools = [row["plain"] for row in rows if row["kind"] == "pool"]
+    assert (pools.count("temperature=0.9"), pools.count("temperature=0.5")) == (3, within), "others for kept alone"
+    assert [row["kind"] for row in rows].count("search") == within
+    with pytest.raises(ConfigurationError, match="nowhere between 7 and 8"):
+        run("kept", (7, 8))
+
+
+def test_budgets_beyond_the_pool_have_no_baseline_to_differ_from():
+    made = made_of([1.0] * 8, [1.0] * 16)
+    assert made.budgets("ours") == [8]
+    assert "| ours | 8 |" in made.markdown()
 
 
 def test_rules_choose_from_the_baselines_pool(quality):
