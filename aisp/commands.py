@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from aisp.api import align, stream
 from aisp.errors import ConfigurationError
+from aisp.progress import progress_on
 from aisp.results import ResultFile, read_prompts, result_key
 from aisp.rewards import Reward
 from aisp.settings import SearchSettings
@@ -62,8 +63,7 @@ def align_many(
 
 def search_progress(console: Console) -> Progress:
     """Return a progress display that has room for the best reward so far."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
+    return progress_on(console, TextColumn("{task.fields[note]}"))
 
 
 def watched(

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aisp.bench.grammar_cost import grammar_scenarios
 from aisp.bench.growth import Axis, Curve, axes, grow, plot_curves
 from aisp.bench.speed import Bench, Result, Scenario, measure, random_model
 from aisp.errors import ConfigurationError
+from aisp.progress import progress_on
 
-_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 _Named = TypeVar("_Named", Scenario, Axis)
 
 
@@ -36,7 +35,7 @@ def run_speed(
     bench, about = _prepared(model, random_weights, dtype, device, new_tokens)
     scenarios = _chosen([*bench.scenarios(), *grammar_scenarios(bench)], names)
     console, results = Console(), []
-    with Progress(*_COLUMNS, console=console, transient=True) as progress:
+    with progress_on(console) as progress:
         for scenario in scenarios:
             task = progress.add_task(scenario.name, total=2 * repetitions)
             results.append(measure(bench, scenario, repetitions, lambda task=task: progress.advance(task)))  # type: ignore[misc]
@@ -62,7 +61,7 @@ def run_growth(
     """Measure how time grows along each axis, print what was found, and write it as JSON and as a picture."""
     bench, about = _prepared(model, random_weights, dtype, device, new_tokens)
     console, curves = Console(), []
-    with Progress(*_COLUMNS, console=console, transient=True) as progress:
+    with progress_on(console) as progress:
         for axis in _chosen(axes(bench), names):
             task = progress.add_task(axis.name, total=len(axis.sizes) * repetitions)
             curves.append(grow(bench, axis, repetitions, lambda task=task: progress.advance(task)))  # type: ignore[misc]

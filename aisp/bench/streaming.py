@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aisp.bench.quality.statistics import Difference, paired
 from aisp.errors import ConfigurationError
+from aisp.progress import progress_on
 from aisp.results import ResultFile, read_prompts, result_key
 from aisp.rewards import Reward
 from aisp.settings import SearchSettings
@@ -83,8 +83,7 @@ def run_streaming(
     questions = read_prompts(prompts)[:limit]
     rows: list[Row] = []
     asked = [(q, seed, arm) for q in questions for seed in range(seeds) for arm in arms]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_on(Console(stderr=True)) as progress:
         for messages, seed, arm in progress.track(asked, description="answers"):
             settings = {**arms[arm], "seed": seed}
             key = result_key(messages, settings, model, dtype, reward.fingerprint)

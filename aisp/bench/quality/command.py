@@ -10,12 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
 from aisp.bench.quality.answers import best_of_n
 from aisp.bench.quality.report import Report, report
 from aisp.bench.quality.runs import Quality
 from aisp.errors import ConfigurationError
+from aisp.progress import progress_on
 from aisp.records import Sampling
 from aisp.results import ResultFile, read_prompts
 from aisp.rewards.spec import parse_reward, parse_rewards
@@ -93,8 +94,7 @@ def run_quality(
 
 
 def _run(quality: Quality, what: str, console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    with progress_on(console, TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=len(quality.tasks()))
         quality.run(lambda: progress.advance(task))
 

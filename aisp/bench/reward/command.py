@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aisp.bench.reward.check import RewardCheck, check_reward
 from aisp.bench.reward.measures import Correlation
 from aisp.bench.reward.samples import draw_samples
 from aisp.errors import ConfigurationError
+from aisp.progress import progress_on
 from aisp.records import Sampling
 from aisp.results import read_prompts
 from aisp.rewards.injections import INJECTIONS, NEUTRAL, Shift, injection_shift, weak_candidates
@@ -120,12 +120,6 @@ def run_injections(
         about = {"judge": judge, "question": question, "answers": len(candidates)}
         out.write_text(json.dumps({**about, **asdict(shift)}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return shift
-
-
-def progress_on(console: Console) -> Progress:
-    """Return a bar a task, which go when all is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
 
 
 def _show(console: Console, check: RewardCheck) -> None:
