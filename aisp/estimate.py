@@ -1,20 +1,14 @@
 """What a search tells of the reward-tilted distribution q*(y), proportional to p(y) exp(r(y)/lambda).
 
-A round of `tilted_restart` draws from a mixture that is known: parent j with probability W_j, cut c of its response
-with probability P(c | j), and from there the tilted model. Other parents and cuts could have led to the response too;
-with
+A round of `tilted_restart` draws nothing again: each response leaves the tree of those before it, and does so with a
+known probability (`aisp.restarts`). What is in the tree already is known as well, so a round estimates E_p[f] by
 
-    B(j, c | y) proportional to W_j P(c | j) / p(y_<c)   over the parents that begin with y_<c
+    sum over the tree of p(y) f(y)  +  mean over its responses of p(y)/q(y) f(y)
 
-for the probability that it came from just one (multiple importance sampling with the untilted mixture's
-responsibilities), the weight of what was drawn needs no further forward pass:
-
-    p(y)/q(y) = [1 / sum_j W_j sum_{c <= lcp(y, y_j)} P(c | j)/p(y_<c)] . [p(y_>=c) / q(y_>=c)]
-
-The second factor is that of the tokens that were drawn, whose probabilities the engine reports. Given the rounds
-before, the mean of weight times f is E_p[f] exactly, whatever the rewards; a response cut late is so much likelier
-under q than under p that its weight is next to nothing. How little the search tells of q* for that reason is what the
-effective sample size says.
+without bias, whatever the rewards (sampling without replacement). A response's weight is what all rounds' estimates,
+averaged by how many responses they have, count it with: p/q of its own round, and p in the rounds after it. One that
+was cut late is so much likelier under q than under p that it weighs next to nothing. How little the search tells of
+q* for that reason is what the effective sample size says.
 """
 
 from __future__ import annotations
@@ -26,9 +20,10 @@ import numpy as np
 from scipy.special import logsumexp
 
 from aisp.errors import ConfigurationError
-from aisp.records import FloatArray, Tokens
-from aisp.strategies.tilted_restart import cut_probabilities, draws_plainly
-from aisp.trace import Alignment, Response, Round
+from aisp.records import FloatArray
+from aisp.restarts import Explored, Restarts, parent_weights
+from aisp.strategies.tilted_restart import draws_plainly
+from aisp.trace import Alignment, Response
 from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
 
 TARGET_ESS_FRACTION = 0.2
@@ -41,7 +36,8 @@ class TiltedEstimate:
     Args:
         reward_temperature: lambda, in the reward's unit.
         responses: All that were drawn, n of them; those that can't be returned have weight 0.
-        log_ratios: log p(y)/q(y), shape (n,), p being the base model as it was sampled from.
+        log_ratios: Shape (n,): the mean of exp(log_ratio) f(y) estimates E_p[f], p being the base model as it was
+            sampled from. log p(y)/q(y) in a search of one round; -inf for what a round drew of an earlier one's.
         weights: Shape (n,), summing to 1.
         ess: Their effective sample size, in [1, n]. Near 1 the estimate is one response's and tells nothing.
         log_normaliser: Estimate of log E_p[exp((r - r_max)/lambda)], r_max being the best reward found.
@@ -90,8 +86,7 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
             + ("" if reward_temperature is not None else ", since the first round's rewards can't tell one")
         )
     responses = tuple(alignment.responses)
-    rounds = alignment.rounds
-    log_ratios = np.concatenate([_log_ratios(_parents(alignment, k), rounds[:k], now) for k, now in enumerate(rounds)])
+    log_ratios = _log_ratios(alignment)
     rewards = np.array([response.reward if response.score.usable else -np.inf for response in responses])
     log_weights = log_ratios + tilt(rewards, chosen)
     weights = normalise(log_weights)
@@ -110,53 +105,43 @@ def _target(alignment: Alignment) -> float | None:
     return solve_reward_temperature(rewards, TARGET_ESS_FRACTION) if rewards.size else None
 
 
-def _parents(alignment: Alignment, index: int) -> list[Response]:
-    """Return the responses that a round could restart from; none where it drew plain samples."""
-    usable = [response for round_ in alignment.rounds[:index] for response in round_.usable]
-    plain = alignment.strategy == "best_of_n" or draws_plainly(len(usable), alignment.budget)
-    return [] if plain else usable
+def _log_ratios(alignment: Alignment) -> FloatArray:
+    """Return the logarithm of what each response counts in the mean that estimates E_p[f], shape (n,)."""
+    ratios: list[float] = []
+    before: list[Response] = []
+    for index, now in enumerate(alignment.rounds):
+        restarts = _restarts(alignment, index, before)
+        own = [_log_ratio(response, restarts) for response in now.responses]
+        if restarts is not None:
+            first = {response.rollout.tokens.ids: place for place, response in reversed(list(enumerate(before)))}
+            for place in first.values():
+                log_p = float(before[place].rollout.tokens.log_prior.sum())
+                ratios[place] = float(np.logaddexp(ratios[place], np.log(len(own)) + log_p))
+        ratios += own
+        before += now.responses
+    return np.array(ratios)
 
 
-def _log_ratios(parents: Sequence[Response], before: Sequence[Round], now: Round) -> FloatArray:
-    """Return log p(y)/q(y) of a round's responses, shape (n,), given the rounds before it."""
-    own = np.array([_suffix_ratio(response) for response in now.responses])
-    if not parents:
-        return own
-    shares = _shares(parents, before[-1].reward_temperature)
-    tokens = [parent.rollout.tokens for parent in parents]
-    reaches = [_log_reach(parent) for parent in tokens]
-
-    def log_mixture(drawn: Tokens) -> float:
-        common = [_common(drawn, parent) for parent in tokens]
-        at = [reach[min(length, len(reach) - 1)] for length, reach in zip(common, reaches, strict=True)]
-        return float(logsumexp(np.array(at), b=shares))
-
-    mixture: FloatArray = np.array([log_mixture(response.rollout.tokens) for response in now.responses])
-    return np.asarray(own - mixture)
+def _restarts(alignment: Alignment, index: int, before: Sequence[Response]) -> Restarts | None:
+    """Return what a round restarted from; None where it drew plain samples."""
+    usable = [response for response in before if response.score.usable]
+    if alignment.strategy == "best_of_n" or draws_plainly(len(usable), alignment.budget):
+        return None
+    explored = Explored(response.rollout.tokens for response in before)
+    known = [response.rollout.tokens for response in usable]
+    places = explored.open_parents(known)
+    if not places:
+        return None
+    rewards = np.array([usable[place].reward for place in places])
+    weights = parent_weights(rewards, alignment.rounds[index - 1].reward_temperature)
+    return Restarts(explored, tuple(known[place] for place in places), weights)
 
 
-def _shares(parents: Sequence[Response], reward_temperature: float | None) -> FloatArray:
-    """Return W_j, shape (parents,); None where all rewards were tied."""
-    if reward_temperature is None:
-        return np.full(len(parents), 1.0 / len(parents))
-    return normalise(tilt(np.array([parent.reward for parent in parents]), reward_temperature))
-
-
-def _suffix_ratio(response: Response) -> float:
-    rollout = response.rollout
-    drawn = slice(rollout.kept_tokens, None)
-    return float((rollout.tokens.log_prior[drawn] - rollout.tokens.log_proposal[drawn]).sum())
-
-
-def _log_reach(parent: Tokens) -> FloatArray:
-    """Return log sum_{c <= k} P(c)/p(y_<c) for every k, shape (length,)."""
-    before = np.concatenate([[0.0], parent.log_prior[:-1].cumsum()])
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.logaddexp.accumulate(np.log(cut_probabilities(parent.entropy)) - before))
-
-
-def _common(one: Tokens, other: Tokens) -> int:
-    """Return the length of the common prefix."""
-    length = min(len(one), len(other))
-    differs = np.flatnonzero(np.array(one.ids[:length]) != np.array(other.ids[:length]))
-    return int(differs[0]) if differs.size else length
+def _log_ratio(response: Response, restarts: Restarts | None) -> float:
+    """Return log p(y)/q(y); -inf where a round of restarts drew what had been drawn before."""
+    tokens, kept = response.rollout.tokens, response.rollout.kept_tokens
+    suffix = float((tokens.log_prior[kept:] - tokens.log_proposal[kept:]).sum())
+    if restarts is None:
+        return suffix
+    departure = restarts.log_departure(tokens)
+    return suffix + float(tokens.log_prior[:kept].sum()) - departure if np.isfinite(departure) else -np.inf

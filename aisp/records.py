@@ -128,6 +128,8 @@ class Proposal:
             one row holds everywhere. None for zero.
         horizon: Leading response tokens that are perturbed; None perturbs all.
         kept: Leading tokens of an earlier response of the same prompt that are taken over as they are.
+        excluded: Tokens that the first one drawn is none of, unless no other is possible. They count as impossible in
+            `log_proposal`, though not in `log_prior`. Greedy draws know nothing of them.
         pause_after: New tokens after which the response is handed back unfinished, as "paused", for a later proposal
             to keep and go on with; None to write it to its end.
         grammar: What the response is held to, as `aisp.engines.grammar` reads it; None for nothing. Tokens that it
@@ -147,6 +149,7 @@ class Proposal:
     shift: NDArray[np.float32] | None = None
     horizon: int | None = None
     kept: Tokens = NO_TOKENS
+    excluded: tuple[int, ...] = ()
     pause_after: int | None = None
     grammar: str | None = None
     measure_scale: bool = False

@@ -6,6 +6,7 @@ tokens that truncation leaves. Nothing of the vocabulary's size is sorted unless
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from aisp.engines.truncate import truncated
 from aisp.records import Sampling
 
 _BLOCK = 256
+_LEFT = 1e-5
 _LEAST = -1e4  # exp of it is 0; times 0 it is no NaN, as -inf would be
 
 
@@ -39,6 +41,22 @@ class Softmax:
         """Return the tokens, int64 of shape (n,), that uniform numbers of shape (n,) choose."""
         places = inverse_cdf(self.masses, uniform)
         return places if self.ids is None else self.ids.gather(-1, places[:, None])[:, 0]
+
+    def without(self, excluded: Mapping[int, Sequence[int]]) -> Softmax:
+        """Return the distributions with some tokens made impossible, given by row; a row that has no others stays."""
+        gone = torch.zeros_like(self.masses, dtype=torch.bool)
+        for row, tokens in excluded.items():
+            named = torch.tensor(tokens, device=gone.device)
+            gone[row] = (
+                torch.isin(torch.arange(gone.shape[1], device=gone.device), named)
+                if self.ids is None
+                else (torch.isin(self.ids[row], named))
+            )
+        total = self.masses.masked_fill(gone, 0.0).sum(-1)
+        # Of a mass below this, float32 can't tell what is left from roundings.
+        gone &= (total > _LEFT * self.masses.sum(-1))[:, None]
+        masses = self.masses.masked_fill(gone, 0.0)
+        return Softmax(self.scores.masked_fill(gone, -torch.inf), masses, masses.sum(-1).log_(), self.ids)
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """Return the log-probability of one token a row, in nats, shape (n,); -inf for one that is impossible."""

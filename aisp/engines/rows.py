@@ -107,6 +107,12 @@ class Row:
         return limit if self.proposal.horizon is None else min(self.proposal.horizon, limit)
 
     @property
+    def excluded(self) -> tuple[int, ...]:
+        """Tokens that the next one is not to be."""
+        proposal = self.proposal
+        return proposal.excluded if len(self.ids) == len(proposal.kept) else ()
+
+    @property
     def perturbed(self) -> bool:
         proposal = self.proposal
         return proposal.steered and self.position < self.horizon

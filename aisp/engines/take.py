@@ -181,8 +181,11 @@ def _draw(
         figures[:, 5] = softmax(logits, sampling).entropy()
         return proposed.argmax(-1)
     proposal = softmax(proposed, sampling)
-    tokens = proposal.draw(uniform)
     prior = proposal if proposed is logits else softmax(logits, sampling)
+    excluded = {j: row.excluded for j, row in enumerate(rows) if row.excluded}
+    if excluded:
+        proposal = proposal.without(excluded)
+    tokens = proposal.draw(uniform)
     figures[:, 1], figures[:, 5] = prior.log_prob(tokens), prior.entropy()
     known = [j for j, row in enumerate(rows) if not (row.perturbed and row.proposal.scale)]
     figures[known, 2] = proposal.log_prob(tokens)[known].double()

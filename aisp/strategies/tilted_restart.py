@@ -5,7 +5,8 @@ prefix is applied behind another. Here a round is drawn from what both halves of
 
     parent  y_j, with probability w_j proportional to exp(r_j/lambda), of all responses so far (ESS = `parents`)
     cut     c, in proportion to the entropy of the parent's tokens; y_j[:c] is kept, and costs nothing
-    suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, with u = slope/lambda' of the linear reward (`aisp.linear`)
+    suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, y_c none of the tokens that were tried there, with
+            u = slope/lambda' of the linear reward (`aisp.linear`)
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree); the tilt carries what is known of
 tokens whatever their prefix. Its strength is `tilt_nats` of KL a response, times the share of the reward's variance
@@ -26,9 +27,10 @@ from numpy.typing import NDArray
 from aisp.errors import ConfigurationError
 from aisp.linear import fit_linear
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, FloatArray, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.restarts import Explored, Restarts, parent_weights
 from aisp.strategies.base import Info, Setting
-from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
+from aisp.weights import effective_sample_size, solve_reward_temperature
 
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
 # between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
@@ -54,6 +56,9 @@ class TiltedRestartState:
     """The population, the tilt, and which round comes next.
 
     Args:
+        population: Responses that have a reward.
+        drawn: All that were drawn.
+        restarts: What the next round keeps; None where it is to begin from nothing.
         shift: u, float32 of shape (1, dim); None for none.
         expected_nats: What the shift should cost per token.
         kl_ratio: What tilts have cost, over what was expected.
@@ -61,6 +66,8 @@ class TiltedRestartState:
 
     setting: Setting
     population: tuple[Member, ...] = ()
+    drawn: tuple[Tokens, ...] = ()
+    restarts: Restarts | None = None
     shift: NDArray[np.float32] | None = None
     expected_nats: float = 0.0
     kl_ratio: float = _FIRST_RATIO
@@ -103,18 +110,19 @@ class TiltedRestart:
     def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
         root = state.setting.root_seed
         rng = np.random.default_rng([root, state.round_index])
-        plain = draws_plainly(len(state.population), state.setting.budget)
-        starts = [NO_TOKENS] * n if plain else self._starts(state, n, rng)
+        restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
+        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
                 sampling=self.sampling,
                 kept=kept,
-                shift=None if plain else state.shift,
+                excluded=excluded,
+                shift=None if restarts is None else state.shift,
                 measure_bag=self.tilt_nats > 0,
                 retain=True,
             )
-            for row, kept in enumerate(starts)
+            for row, (kept, excluded) in enumerate(starts)
         )
 
     def update(
@@ -129,30 +137,29 @@ class TiltedRestart:
             for rollout, score in zip(rollouts, scores, strict=True)
             if score.usable
         )
-        state = replace(state, population=state.population + new, round_index=state.round_index + 1)
-        if not state.population:
-            return state, Info()
-        weights, temperature = self._weights(state)
+        state = replace(
+            state,
+            population=state.population + new,
+            drawn=state.drawn + tuple(rollout.tokens for rollout in rollouts),
+            round_index=state.round_index + 1,
+        )
+        restarts, temperature = self._restarts(state)
         if self.tilt_nats > 0:
             state = self._tilted(self._corrected(state, proposals, rollouts))
-        return state, Info(ess=effective_sample_size(weights), reward_temperature=temperature)
+        ess = None if restarts is None else effective_sample_size(restarts.weights)
+        return replace(state, restarts=restarts), Info(ess=ess, reward_temperature=temperature)
 
-    def _weights(self, state: TiltedRestartState) -> tuple[FloatArray, float | None]:
-        """Return the population's weights, and lambda; equal weights and None where all rewards are tied."""
-        rewards = np.array([member.reward for member in state.population])
-        wanted = min(self.parents / len(rewards), 1.0)
-        temperature = solve_reward_temperature(rewards, wanted)
-        if temperature is None:
-            return np.full(len(rewards), 1.0 / len(rewards)), None
-        return normalise(tilt(rewards, temperature)), temperature
-
-    def _starts(self, state: TiltedRestartState, n: int, rng: np.random.Generator) -> list[Tokens]:
-        """Draw what each row keeps: parents by systematic resampling, cuts by entropy."""
-        weights, _ = self._weights(state)
-        points = (rng.random() + np.arange(n)) / n
-        parents = np.searchsorted(weights.cumsum(), points, side="right").clip(max=len(weights) - 1)
-        chosen = (state.population[parent].rollout.tokens for parent in parents)
-        return [tokens.head(_cut(tokens.entropy, rng.random())) for tokens in chosen]
+    def _restarts(self, state: TiltedRestartState) -> tuple[Restarts | None, float | None]:
+        """Return what the next round restarts from, and lambda: None where all rewards are tied."""
+        explored = Explored(state.drawn)
+        known = [member.rollout.tokens for member in state.population]
+        places = explored.open_parents(known)
+        if not places:
+            return None, None
+        rewards = np.array([state.population[place].reward for place in places])
+        temperature = solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0))
+        parents = tuple(known[place] for place in places)
+        return Restarts(explored, parents, parent_weights(rewards, temperature)), temperature
 
     def _corrected(
         self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
@@ -183,18 +190,3 @@ class TiltedRestart:
 def draws_plainly(population: int, budget: int) -> bool:
     """Return whether the next round has plain samples, so many usable responses being there of a budget."""
     return population < max(1, min(_PLAIN, budget // 4))
-
-
-def cut_probabilities(entropy: FloatArray) -> FloatArray:
-    """Return how probable a cut at each position is, shape (length,): in proportion to the entropy there.
-
-    Where no token was open, any cut is as good as another.
-    """
-    mass = entropy if entropy.sum() > 0 else np.ones_like(entropy)
-    return np.asarray(mass / mass.sum())
-
-
-def _cut(entropy: FloatArray, uniform: float) -> int:
-    """Return the position that a uniform number stands for."""
-    cumulative = cut_probabilities(entropy).cumsum()
-    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right").clip(max=len(cumulative) - 1))

@@ -89,6 +89,26 @@ def test_a_truncated_softmax_draws_and_measures_what_the_whole_one_does(sampling
     torch.testing.assert_close(found.entropy(), torch.special.entr(dense.exp()).sum(-1), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.7), Sampling(top_p=0.9), Sampling(top_k=7)])
+def test_excluded_tokens_leave_the_rest_its_odds(sampling):
+    logits = logits_of(3, 500)
+    before = softmax(logits, sampling)
+    likeliest = logits.topk(2).indices.tolist()
+    after = before.without({0: likeliest[0], 2: likeliest[2][:1]})
+    found, whole = after.log_probabilities(500).exp(), before.log_probabilities(500).exp()
+    for row, gone in enumerate((likeliest[0], [], likeliest[2][:1])):
+        expected = whole[row].index_fill(0, torch.tensor(gone, dtype=torch.int64), 0.0)
+        torch.testing.assert_close(found[row], expected / expected.sum())
+    drawn = torch.stack([after.draw(uniforms(range(k, k + 3), torch.tensor([[0]]))[:, 0]) for k in range(200)])
+    assert not set(drawn[:, 0].tolist()) & set(likeliest[0])
+
+
+def test_where_nothing_else_is_possible_the_excluded_are_drawn():
+    before = softmax(logits_of(1, 500), Sampling(top_k=2))
+    after = before.without({0: before.ids[0].tolist()})
+    torch.testing.assert_close(after.log_probabilities(500), before.log_probabilities(500))
+
+
 def test_greedy_settings_have_the_probabilities_of_temperature_one():
     logits = logits_of(2, 50)
     truncated = Sampling(temperature=0, top_p=0.5, top_k=3)

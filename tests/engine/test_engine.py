@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import threading
 import time
 from dataclasses import replace
@@ -312,6 +313,24 @@ def test_the_scheduler_admits_first_come_first_served(endless):
     rollouts = endless.rollout(endless.prefill(PROMPT), SAMPLES, Limits(max_tokens=7))
     assert [len(rollout.tokens) for rollout in rollouts] == [7] * 6
     assert np.isfinite(rollouts[5].tokens.log_prob).all()
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_the_first_token_drawn_is_none_of_those_excluded(endless, kept):
+    prefix, limits = endless.prefill(PROMPT), Limits(max_tokens=8)
+    [parent] = endless.rollout(prefix, [replace(SAMPLES[0], retain=True)], limits)
+    head = parent.tokens.head(kept)
+    rows = [Proposal(seed=s, sampling=Sampling(temperature=0.5), kept=head) for s in range(40)]
+    free = endless.rollout(prefix, rows, limits)
+    token = statistics.mode(rollout.tokens.ids[kept] for rollout in free)
+    other = endless.rollout(prefix, [replace(row, excluded=(token,)) for row in rows], limits)
+    assert token not in {rollout.tokens.ids[kept] for rollout in other}
+    [log_p] = {round(r.tokens.log_prior[kept], 4) for r in free if r.tokens.ids[kept] == token}
+    for rollout in other:
+        tokens = rollout.tokens
+        gained = tokens.log_proposal[kept:] - tokens.log_prior[kept:]
+        assert gained[0] == pytest.approx(-np.log1p(-np.exp(log_p)), abs=1e-3)
+        np.testing.assert_allclose(gained[1:], 0.0, atol=1e-6, err_msg="it is barred at one position only")
 
 
 def test_a_paused_response_goes_on_as_if_it_had_not_been(engine):

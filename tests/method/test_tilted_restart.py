@@ -16,11 +16,12 @@ SETTING = Setting(root_seed=11, budget=32, num_samples=8, max_tokens=10)
 DIM = 5
 
 
-def rollout_of(i, entropy=(0.5, 0.0, 1.0, 0.5), kl=0.0, bag=None):
-    figures = {name: np.zeros(len(entropy)) for name in TOKEN_FIGURES}
-    figures |= {"entropy": np.array(entropy), "kl_to_base": np.full(len(entropy), kl)}
+def rollout_of(i, shares=(1 / 16, 1.0, 0.2, 0.5), kl=0.0, bag=None):
+    """Return a response that shares no token with another's; `shares` are the probabilities of its tokens."""
+    figures = {name: np.zeros(len(shares)) for name in TOKEN_FIGURES}
+    figures |= {"log_prior": np.log(shares), "entropy": 1.0 - np.array(shares), "kl_to_base": np.full(len(shares), kl)}
     return Rollout(
-        tokens=Tokens(ids=tuple(100 * i + t for t in range(len(entropy))), **figures),
+        tokens=Tokens(ids=tuple(100 * i + t for t in range(len(shares))), **figures),
         text=str(i),
         finish_reason="stop",
         forward_tokens=4,
@@ -82,16 +83,46 @@ def test_cuts_are_in_proportion_to_entropy():
     state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0])
     cuts = [len(p.kept) for r in range(400) for p in strategy.propose(replace(state, round_index=r), 8)]
     share = np.bincount(cuts, minlength=4) / len(cuts)
-    expected = np.array([0.25, 0.0, 0.5, 0.25])
+    entropy = rollout_of(2).tokens.entropy
+    expected = entropy / entropy.sum()
     standard_error = np.sqrt(expected * (1 - expected) / len(cuts))
     assert (np.abs(share - expected) <= 4 * standard_error).all()
 
 
-def test_without_entropy_a_cut_is_uniform():
+def test_what_was_tried_behind_a_prefix_is_not_drawn_again():
     strategy = TiltedRestart(parents=1.0)
-    state, _, _ = after_a_round(strategy, [9] + [0] * 7, rollouts=[rollout_of(i, entropy=(0, 0, 0)) for i in range(8)])
-    cuts = {len(p.kept) for r in range(20) for p in strategy.propose(replace(state, round_index=r), 8)}
-    assert cuts == {0, 1, 2}
+    state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0])
+    for proposal in strategy.propose(state, 8):
+        tried = [100 * i for i in range(8)] if not proposal.kept.ids else [200 + len(proposal.kept)]
+        assert list(proposal.excluded) == tried
+    barred = [0, 0, 9, 0, 0, 0, 0, 0, Score(value=0.0, vetoed=True)]
+    state, _, _ = after_a_round(strategy, barred, n=9)
+    proposals = [p for r in range(9) for p in strategy.propose(replace(state, round_index=r), 8)]
+    assert {p.excluded for p in proposals if not p.kept.ids} == {tuple(100 * i for i in range(9))}
+
+
+def test_no_cut_is_made_where_everything_was_tried():
+    strategy = TiltedRestart(parents=1.0)
+    all_first_tokens = [rollout_of(i, shares=(1 / 8, 1.0, 0.2, 0.5)) for i in range(8)]
+    state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0], rollouts=all_first_tokens)
+    assert {len(p.kept) for r in range(20) for p in strategy.propose(replace(state, round_index=r), 8)} == {2, 3}
+
+
+def test_where_nothing_is_left_to_try_rounds_begin_from_nothing():
+    strategy = TiltedRestart(parents=1.0)
+    said_before = [rollout_of(0, shares=(1.0, 1.0)) for _ in range(8)]
+    state, info, _ = after_a_round(strategy, [float(i) for i in range(8)], rollouts=said_before)
+    assert info.ess is None
+    assert all(not p.kept.ids and not p.excluded and p.shift is None for p in strategy.propose(state, 8))
+
+
+def test_a_response_that_was_drawn_twice_is_one_parent():
+    strategy = TiltedRestart(parents=2.0)
+    twice = [rollout_of(0), rollout_of(0), *(rollout_of(i) for i in range(2, 8))]
+    _, info, _ = after_a_round(strategy, [9, 9, 1, 2, 3, 4, 5, 6], rollouts=twice)
+    assert info.ess == pytest.approx(2.0, rel=1e-6)
+    state, _, _ = after_a_round(strategy, [9, 9, 1, 2, 3, 4, 5, 6], rollouts=twice)
+    assert len(state.restarts.parents) == 7
 
 
 @pytest.mark.parametrize("factor", [0.01, 100.0])

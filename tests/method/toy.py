@@ -85,7 +85,10 @@ def ids_of(text):
 
 
 class ToyEngine:
-    """Speaks a toy language. It honours kept tokens, sampling temperatures, shifts, pauses and score vectors."""
+    """Speaks a toy language.
+
+    It honours kept and excluded tokens, sampling temperatures, shifts, pauses and score vectors.
+    """
 
     context_length = None
 
@@ -106,8 +109,12 @@ class ToyEngine:
         while not self.toy.is_end(ids) and not self._pauses(proposal, ids):
             shift = None if proposal.shift is None else proposal.shift[min(len(ids), len(proposal.shift) - 1)].tobytes()
             odds, figures, vectors = step(ids, proposal.sampling.temperature, shift)
-            token = int(rng.random() < odds)
-            steps.append((figures[token], vectors[token]))
+            excluded = proposal.excluded if len(ids) == kept else ()
+            token = 1 - excluded[0] if len(excluded) == 1 else int(rng.random() < odds)
+            own = list(figures[token])
+            if len(excluded) == 1:
+                own[TOKEN_FIGURES.index("log_proposal")] = 0.0
+            steps.append((own, vectors[token]))
             ids = (*ids, token)
         new = np.array([figures for figures, _ in steps]).reshape(-1, len(TOKEN_FIGURES))
         old = np.stack([getattr(proposal.kept, name) for name in TOKEN_FIGURES], 1)

@@ -1,0 +1,122 @@
+"""Restarts from what has been drawn: a prefix of a good response is kept, and left for a token that wasn't tried there.
+
+What a token had of the model's probability is known when it is drawn. So is, without a further forward pass, what all
+the tokens have that were not tried behind a prefix: 1 less the sum over those that were. A response that leaves the
+tree of those before it does so at one place, which makes its probability under a round of restarts a short sum:
+
+    q(y) = q(y_>=c | y_c not tried) . sum_j W_j P(c | j)     over the parents j that begin with y_<c
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aisp.records import FloatArray, Tokens
+from aisp.weights import normalise, tilt
+
+# Below this share a prefix counts as tried out: roundings of bfloat16 log-probabilities are about as large.
+_LEAST_OPEN = 1e-3
+
+
+class Explored:
+    """The prefix tree of responses.
+
+    Args:
+        responses: What was drawn. They share the law that `log_prior` is of.
+    """
+
+    def __init__(self, responses: Iterable[Tokens]) -> None:
+        self._children: list[dict[int, int]] = [{}]  # nodes by token, of each node
+        self._tried: list[float] = [0.0]  # what they have of the model's probability
+        for response in responses:
+            node = 0
+            for token, share in zip(response.ids, np.exp(response.log_prior).tolist(), strict=True):
+                if token not in self._children[node]:
+                    self._children[node][token] = len(self._children)
+                    self._tried[node] += share
+                    self._children.append({})
+                    self._tried.append(0.0)
+                node = self._children[node][token]
+
+    def leaves(self, ids: Sequence[int]) -> int:
+        """Return after how many tokens a response leaves the tree; its length where it doesn't."""
+        return len(self._path(ids)) - 1
+
+    def tried(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens that were tried behind a prefix of the tree."""
+        return tuple(self._children[self._path(ids)[-1]])
+
+    def is_open(self, ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Return before which tokens of a response of the tree there is something left to try, shape (length,)."""
+        tried = np.array([self._tried[node] for node in self._path(ids)[:-1]])
+        return np.asarray(1.0 - tried > _LEAST_OPEN)
+
+    def open_parents(self, responses: Sequence[Tokens]) -> list[int]:
+        """Return which responses of the tree there is something to try behind, each of equal ones once."""
+        first = {response.ids: place for place, response in reversed(list(enumerate(responses)))}
+        return sorted(place for ids, place in first.items() if self.is_open(ids).any())
+
+    def _path(self, ids: Sequence[int]) -> list[int]:
+        """Return the nodes that a response goes through, the root first, as far as there are any."""
+        nodes = [0]
+        for token in ids:
+            following = self._children[nodes[-1]].get(token)
+            if following is None:
+                break
+            nodes.append(following)
+        return nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """What the responses of a round begin with.
+
+    Args:
+        explored: All that was drawn before.
+        parents: Responses of it that are open.
+        weights: W_j of the parents, shape (parents,), summing to 1.
+    """
+
+    explored: Explored
+    parents: tuple[Tokens, ...]
+    weights: FloatArray
+
+    def draw(self, n: int, rng: np.random.Generator) -> list[tuple[Tokens, tuple[int, ...]]]:
+        """Return what each of n responses keeps, and the tokens that may not come next.
+
+        Parents are drawn by systematic resampling, cuts as `cut_masses` has them.
+        """
+        points = (rng.random() + np.arange(n)) / n
+        chosen = np.searchsorted(self.weights.cumsum(), points, side="right").clip(max=len(self.parents) - 1)
+        kept = []
+        for parent in chosen:
+            tokens = self.parents[parent]
+            cumulative = self.cut_masses(tokens).cumsum()
+            cut = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right").clip(max=len(tokens) - 1)
+            kept.append(tokens.head(int(cut)))
+        return [(head, self.explored.tried(head.ids)) for head in kept]
+
+    def cut_masses(self, parent: Tokens) -> FloatArray:
+        """Return what a cut before each token is in proportion to, shape (length,): the entropy, where it is open."""
+        return np.where(self.explored.is_open(parent.ids), parent.entropy, 0.0)
+
+    def log_departure(self, response: Tokens) -> float:
+        """Return log sum_j W_j P(c | j) of a response that leaves the tree after c tokens; -inf where it doesn't."""
+        cut = self.explored.leaves(response.ids)
+        total = 0.0
+        for parent, weight in zip(self.parents, self.weights.tolist(), strict=True):
+            if cut < len(parent) and parent.ids[:cut] == response.ids[:cut]:
+                masses = self.cut_masses(parent)
+                total += weight * float(masses[cut] / masses.sum())
+        return float(np.log(total)) if total and cut < len(response) else -np.inf
+
+
+def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> FloatArray:
+    """Return W_j proportional to exp(r_j/lambda), shape (parents,); equal where there is no lambda, all being tied."""
+    if reward_temperature is None:
+        return np.full(len(rewards), 1.0 / len(rewards))
+    return normalise(tilt(rewards, reward_temperature))

@@ -1,0 +1,79 @@
+"""The tree of what was drawn, and the law of leaving it, on a language that can be listed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aisp.records import NO_TOKENS, Proposal, Sampling
+from aisp.restarts import Explored, Restarts, parent_weights
+
+from .toy import Toy, ToyEngine, next_token
+
+
+def drawn(n):
+    proposals = [Proposal(seed=i, sampling=Sampling()) for i in range(n)]
+    return [rollout.tokens for rollout in ToyEngine().rollout(None, proposals, None)]
+
+
+def alike(one, other):
+    """Return how many tokens two responses begin with that are the same."""
+    return next((t for t in range(len(one)) if one[: t + 1] != other[: t + 1]), len(one))
+
+
+def test_a_place_is_open_where_a_token_was_not_tried():
+    responses = drawn(4)
+    explored, known = Explored(responses), {response.ids for response in responses}
+    for ids in known:
+        for cut, is_open in enumerate(explored.is_open(ids)):
+            tried = {other[cut] for other in known if other[:cut] == ids[:cut]}
+            assert is_open == (len(tried) < 2)
+            assert set(explored.tried(ids[:cut])) == tried
+
+
+def test_a_response_leaves_the_tree_where_no_other_begins_alike():
+    explored = Explored(drawn(3))
+    known = {response.ids for response in drawn(3)}
+    for ids in Toy().responses():
+        assert explored.leaves(ids) == max(alike(ids, other) for other in known)
+
+
+def test_parents_are_those_that_something_is_left_behind_each_once():
+    [one] = drawn(1)
+    assert Explored([one]).open_parents([one, one]) == [0]
+    everything = drawn(400)
+    assert len({response.ids for response in everything}) == 16
+    assert Explored(everything).open_parents(everything) == []
+
+
+def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws():
+    toy, responses = Toy(), drawn(5)
+    explored = Explored(responses)
+    parents = tuple(responses[place] for place in explored.open_parents(responses))
+    restarts = Restarts(explored, parents, parent_weights(np.arange(len(parents), dtype=float), 0.8))
+    law = {}
+    for ids in toy.responses():
+        cut = explored.leaves(ids)
+        probability = np.exp(restarts.log_departure(replace(NO_TOKENS, ids=ids)))
+        assert (probability == 0) == (cut == 4), "what was drawn before is not drawn again"
+        if probability:  # the rest is drawn from the model, the token at the cut being the only one left
+            law[ids] = probability * np.prod([next_token(ids[:t])[ids[t]] for t in range(cut + 1, 4)])
+    assert sum(law.values()) == pytest.approx(1.0)
+
+    rng, counts, n = np.random.default_rng(1), dict.fromkeys(law, 0), 8000
+    starts = [start for _ in range(n // 8) for start in restarts.draw(8, rng)]
+    proposals = [
+        Proposal(seed=seed, sampling=Sampling(), kept=kept, excluded=excluded)
+        for seed, (kept, excluded) in enumerate(starts)
+    ]
+    for rollout in ToyEngine(toy).rollout(None, proposals, None):
+        counts[rollout.tokens.ids] += 1
+    for ids, probability in law.items():
+        assert abs(counts[ids] / n - probability) < 5 * np.sqrt(probability / n), ids
+
+
+def test_parents_count_by_their_rewards_and_alike_where_these_are_tied():
+    np.testing.assert_allclose(parent_weights(np.array([0.0, np.log(3.0)]), 1.0), [0.25, 0.75])
+    np.testing.assert_allclose(parent_weights(np.array([2.0, 2.0, 2.0]), None), 1 / 3)
