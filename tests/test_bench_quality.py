@@ -214,6 +214,13 @@ def test_budgets_beyond_the_pool_have_no_baseline_to_differ_from():
     assert "| ours | 8 |" in made.markdown()
 
 
+def test_a_pool_below_the_least_budget_still_makes_a_picture(tmp_path):
+    made = made_of([1.0] * 6, [1.0] * 7)
+    assert made.budgets("ours") == []
+    made.plot(tmp_path / "few.png")
+    assert (tmp_path / "few.png").stat().st_size > 10_000
+
+
 def test_rules_choose_from_the_baselines_pool(quality):
     bench = quality(rules={"soft": SoftBest(reward_temperature=1e9), "hard": SoftBest(reward_temperature=0.0)})
     bench.run(lambda: None)

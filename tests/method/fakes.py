@@ -32,7 +32,7 @@ class FakeEngine:
 
     def _answer(self, proposal: Proposal, cancelled: bool) -> Rollout:
         word = self.words[proposal.seed % len(self.words)]
-        figures = {name: np.full(3, -1.0) for name in TOKEN_FIGURES}
+        figures = {name: np.full(3, 1.0 if name == "entropy" else -1.0) for name in TOKEN_FIGURES}
         return Rollout(
             tokens=Tokens(ids=(1, 2, 3), **figures),
             text=word,

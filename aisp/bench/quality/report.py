@@ -131,7 +131,8 @@ class Report:
             if name == self.baseline:
                 gaps.axhline(0.0, color=line.get_color())
                 continue
-            budgets = self.budgets(name)
+            if not (budgets := self.budgets(name)):
+                continue
             found = [self.difference(name, budget) for budget in budgets]
             gaps.plot(budgets, [d.mean for d in found], color=line.get_color(), marker="o", ms=3)
             low, high = [d.low for d in found], [d.high for d in found]
