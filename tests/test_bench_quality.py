@@ -193,17 +193,25 @@ def test_prompts_are_kept_where_the_held_out_reward_of_best_of_n_is_within_bound
             between=between,
         )
 
-    everything = run("all", None)
-    levels = everything.answers[everything.baseline].measures["length:15..16:characters"][:, 0, 7]
+    def rows(out):
+        return [json.loads(line) for line in (tmp_path / out / "rows.jsonl").read_text().splitlines()]
+
+    assert len(run("all", (-9, 9)).spread) == 3
+    screened = [row["values"] for row in rows("all") if row["kind"] == "scores"][:6]
+    levels = np.array(
+        [held_out[int(np.argmax(reward))] for reward, held_out in zip(screened[::2], screened[1::2], strict=True)]
+    )
     one = float(levels.max())
     within = int((levels == one).sum())
     assert within < 3, "prompts that can be told apart"
     kept = run("kept", (one - 1e-9, one + 1e-9))
     assert len(kept.spread) == within
-    rows = [json.loads(line) for line in (tmp_path / "kept" / "rows.jsonl").read_text().splitlines()]
-    pools = [row["plain"] for row in rows if row["kind"] == "pool"]
-    assert (pools.count("temperature=0.9"), pools.count("temperature=0.5")) == (3, within), "others for kept alone"
-    assert [row["kind"] for row in rows].count("search") == within
+    pools = [(row["plain"], row["seed"]) for row in rows("kept") if row["kind"] == "pool"]
+    assert pools.count(("temperature=0.9", 1)) == 3
+    assert pools.count(("temperature=0.9", 0)) == pools.count(("temperature=0.5", 0)) == within, "samples of their own"
+    first, other = ([r["texts"] for r in rows("all") if r["kind"] == "pool" and r["seed"] == s] for s in (0, 1))
+    assert not any(texts in other for texts in first)
+    assert [row["kind"] for row in rows("kept")].count("search") == within
     with pytest.raises(ConfigurationError, match="nowhere between 7 and 8"):
         run("kept", (7, 8))
 

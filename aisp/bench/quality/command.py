@@ -102,8 +102,8 @@ def _run(quality: Quality, what: str, console: Console) -> None:
 def _within(quality: Quality, plain: str, bounds: tuple[float, float], console: Console) -> Quality:
     """Return the benchmark on those prompts alone where best-of-n, as far as it is screened, is within bounds."""
     low, high = bounds
-    # The baseline's pools alone: other ways of sampling and the searches are for the prompts that are kept.
-    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]})
+    # One way of sampling and no search: the others are for the prompts that are kept.
+    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]}, pool_seed=1)
     _run(screened, "screening", console)
     measures, n = best_of_n(screened, plain).measures, min(_SCREENED, quality.pool_size)
     levels = measures[next(iter(quality.held_out), "reward")][:, 0, n - 1]

@@ -41,6 +41,7 @@ class Quality:
         rules: Selection rules by the name in the report, over the plain samples of the baseline.
         plain: How the pools' samples are drawn, by the name in the report.
         pool_size: Plain samples a prompt.
+        pool_seed: Of the pools: another one has other samples.
         budget: Responses a search.
         seeds: One search each.
         max_tokens: Of a response.
@@ -60,6 +61,7 @@ class Quality:
     held_out: Mapping[str, Reward] = field(default_factory=dict)
     rules: Mapping[str, Selection] = field(default_factory=dict)
     seeds: Sequence[int] = (1,)
+    pool_seed: int = 0
     concurrency: int = 8
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -129,7 +131,8 @@ class Quality:
         return (self.model.name, list(self.prompts[prompt]), self.max_tokens)
 
     def _pool_key(self, plain: str, prompt: int) -> str:
-        return result_key("pool", *self._about(prompt), repr(self.plain[plain]), self.pool_size)
+        other = (self.pool_seed,) if self.pool_seed else ()
+        return result_key("pool", *self._about(prompt), repr(self.plain[plain]), self.pool_size, *other)
 
     def _scores_key(self, plain: str, prompt: int, reward: Reward) -> str:
         return result_key("scores", self._pool_key(plain, prompt), reward.fingerprint)
@@ -146,7 +149,7 @@ class Quality:
         started, rollouts = time.monotonic(), []
         limits = SearchSettings(max_tokens=self.max_tokens).make_limits()
         prefix = engine.prefill(tokens)
-        root = root_seed(0, tokens)
+        root = root_seed(self.pool_seed, tokens)
         for start in range(0, self.pool_size, _POOL_ROUND):
             rows = range(min(_POOL_ROUND, self.pool_size - start))
             sampling = self.plain[plain]
@@ -156,6 +159,7 @@ class Quality:
             "kind": "pool",
             "plain": plain,
             "prompt": prompt,
+            "seed": self.pool_seed,
             "seconds": time.monotonic() - started,
             "texts": [rollout.text for rollout in rollouts],
             "tokens": [len(rollout.tokens) for rollout in rollouts],
