@@ -5,7 +5,8 @@ known probability (`aisp.restarts`). What is in the tree already is known as wel
 
     sum over the tree of p(y) f(y)  +  mean over its responses of p(y)/q(y) f(y)
 
-without bias, whatever the rewards (sampling without replacement). A response's weight is what all rounds' estimates,
+without bias, whatever the rewards (sampling without replacement), but for what is never tried: less than a thousandth
+behind a prefix. A response's weight is what all rounds' estimates,
 averaged by how many responses they have, count it with: p/q of its own round, and p in the rounds after it. One that
 was cut late is so much likelier under q than under p that it weighs next to nothing. How little the search tells of
 q* for that reason is what the effective sample size says.
@@ -21,7 +22,7 @@ from scipy.special import logsumexp
 
 from aisp.errors import ConfigurationError
 from aisp.records import FloatArray
-from aisp.restarts import Explored, Restarts, parent_weights
+from aisp.restarts import Restarts, restarts_from
 from aisp.strategies.tilted_restart import draws_plainly
 from aisp.trace import Alignment, Response
 from aisp.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
@@ -127,14 +128,10 @@ def _restarts(alignment: Alignment, index: int, before: Sequence[Response]) -> R
     usable = [response for response in before if response.score.usable]
     if alignment.strategy == "best_of_n" or draws_plainly(len(usable), alignment.budget):
         return None
-    explored = Explored(response.rollout.tokens for response in before)
-    known = [response.rollout.tokens for response in usable]
-    places = explored.open_parents(known)
-    if not places:
-        return None
-    rewards = np.array([usable[place].reward for place in places])
-    weights = parent_weights(rewards, alignment.rounds[index - 1].reward_temperature)
-    return Restarts(explored, tuple(known[place] for place in places), weights)
+    known = [(response.rollout.tokens, response.reward) for response in usable]
+    everything = [response.rollout.tokens for response in before]
+    restarts, _ = restarts_from(everything, known, lambda _: alignment.rounds[index - 1].reward_temperature)
+    return restarts
 
 
 def _log_ratio(response: Response, restarts: Restarts | None) -> float:

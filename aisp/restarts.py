@@ -9,7 +9,7 @@ tree of those before it does so at one place, which makes its probability under 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,28 @@ class Restarts:
                 masses = self.cut_masses(parent)
                 total += weight * float(masses[cut] / masses.sum())
         return float(np.log(total)) if total and cut < len(response) else -np.inf
+
+
+def restarts_from(
+    drawn: Iterable[Tokens],
+    usable: Sequence[tuple[Tokens, float]],
+    reward_temperature: Callable[[FloatArray], float | None],
+) -> tuple[Restarts | None, float | None]:
+    """Return what a round restarts from, and lambda: None and None where nothing is left to try.
+
+    Args:
+        drawn: All responses before the round.
+        usable: Those of them that have a reward, with it.
+        reward_temperature: Tells lambda from the parents' rewards, shape (parents,); None where they are tied.
+    """
+    explored = Explored(drawn)
+    places = explored.open_parents([tokens for tokens, _ in usable])
+    if not places:
+        return None, None
+    rewards = np.array([usable[place][1] for place in places])
+    temperature = reward_temperature(rewards)
+    parents = tuple(usable[place][0] for place in places)
+    return Restarts(explored, parents, parent_weights(rewards, temperature)), temperature
 
 
 def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> FloatArray:

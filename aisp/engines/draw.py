@@ -16,7 +16,7 @@ from aisp.engines.truncate import truncated
 from aisp.records import Sampling
 
 _BLOCK = 256
-_LEFT = 1e-5
+_LEFT = 1e-5  # share of a mass below which float32 can't tell what is left from roundings
 _LEAST = -1e4  # exp of it is 0; times 0 it is no NaN, as -inf would be
 
 
@@ -45,15 +45,11 @@ class Softmax:
     def without(self, excluded: Mapping[int, Sequence[int]]) -> Softmax:
         """Return the distributions with some tokens made impossible, given by row; a row that has no others stays."""
         gone = torch.zeros_like(self.masses, dtype=torch.bool)
+        columns = torch.arange(gone.shape[1], device=gone.device)
         for row, tokens in excluded.items():
-            named = torch.tensor(tokens, device=gone.device)
-            gone[row] = (
-                torch.isin(torch.arange(gone.shape[1], device=gone.device), named)
-                if self.ids is None
-                else (torch.isin(self.ids[row], named))
-            )
+            ids = columns if self.ids is None else self.ids[row]
+            gone[row] = torch.isin(ids, torch.tensor(tokens, device=gone.device))
         total = self.masses.masked_fill(gone, 0.0).sum(-1)
-        # Of a mass below this, float32 can't tell what is left from roundings.
         gone &= (total > _LEFT * self.masses.sum(-1))[:, None]
         masses = self.masses.masked_fill(gone, 0.0)
         return Softmax(self.scores.masked_fill(gone, -torch.inf), masses, masses.sum(-1).log_(), self.ids)

@@ -28,7 +28,7 @@ from aisp.errors import ConfigurationError
 from aisp.linear import fit_linear
 from aisp.noise import row_seed
 from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
-from aisp.restarts import Explored, Restarts, parent_weights
+from aisp.restarts import Restarts, restarts_from
 from aisp.strategies.base import Info, Setting
 from aisp.weights import effective_sample_size, solve_reward_temperature
 
@@ -143,23 +143,15 @@ class TiltedRestart:
             drawn=state.drawn + tuple(rollout.tokens for rollout in rollouts),
             round_index=state.round_index + 1,
         )
-        restarts, temperature = self._restarts(state)
+        restarts, temperature = restarts_from(
+            state.drawn,
+            [(member.rollout.tokens, member.reward) for member in state.population],
+            lambda rewards: solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0)),
+        )
         if self.tilt_nats > 0:
             state = self._tilted(self._corrected(state, proposals, rollouts))
         ess = None if restarts is None else effective_sample_size(restarts.weights)
         return replace(state, restarts=restarts), Info(ess=ess, reward_temperature=temperature)
-
-    def _restarts(self, state: TiltedRestartState) -> tuple[Restarts | None, float | None]:
-        """Return what the next round restarts from, and lambda: None where all rewards are tied."""
-        explored = Explored(state.drawn)
-        known = [member.rollout.tokens for member in state.population]
-        places = explored.open_parents(known)
-        if not places:
-            return None, None
-        rewards = np.array([state.population[place].reward for place in places])
-        temperature = solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0))
-        parents = tuple(known[place] for place in places)
-        return Restarts(explored, parents, parent_weights(rewards, temperature)), temperature
 
     def _corrected(
         self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
