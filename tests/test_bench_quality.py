@@ -259,9 +259,32 @@ def test_what_it_takes_to_reach_the_baselines_end_is_told_in_responses_tokens_an
     made = made_of([0.1 * n for n in range(1, 17)], [0.2 * n for n in range(1, 13)])
     assert made.answers["ours"].reaches(1.6) == 8
     text = made.markdown()
-    assert "| ours | 8 | 0.25 | 0.25 |" in text
-    assert "| ours | 16 | 8 | 0.500 |" in text, "surprisal where both have the baseline's reward"
-    assert "not reached" in made_of([1.0] * 8, [0.5] * 8).markdown()
+    assert "| ours | 8 | 8 to 8 | 0.25 | 0.25 |" in text
+    equal = "| ours | 16 | 8 | surprisal | 0.500 | 1.000 | -0.500 | -0.500 to -0.500 |"
+    assert equal in text, "surprisal where both have the baseline's reward"
+    assert "| ours | not reached | not reached to not reached |  |  |" in made_of([1.0] * 8, [0.5] * 8).markdown()
+
+
+def test_the_interval_of_what_it_takes_is_over_prompts_and_holds_what_is_never_reached():
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(0.0, 2.0, size=(12, 1, 1))  # prompts differ in how far along they begin
+    rising = starts + np.linspace(0.0, 3.0, 30)
+
+    def answered(rewards):
+        return Answers(measures={"reward": rewards}, forward_tokens=rewards, seconds=rewards)
+
+    def reach(goal):
+        made = {"plain": answered(np.full((12, 1, 4), goal)), "ours": answered(rising)}
+        return Report(baseline="plain", answers=made, spread=np.ones(12)).reach("ours")
+
+    n, low, high = reach(2.0)
+    mean, error = starts.mean(), starts.std() / np.sqrt(12)
+    expected = [1 + np.ceil((2.0 - m) * 29 / 3) for m in (mean, mean + 1.96 * error, mean - 1.96 * error)]
+    assert n == expected[0]
+    assert (low, high) == pytest.approx(expected[1:], abs=1)
+    n, low, high = reach(mean + 2.9)
+    assert (n, high) == (30, np.inf)
+    assert low < 30
 
 
 def test_prompts_whose_samples_are_all_alike_have_no_unit():

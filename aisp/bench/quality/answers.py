@@ -41,8 +41,19 @@ class Answers:
 
     def reaches(self, reward: float) -> int | None:
         """Return the least number of responses whose mean reward is at least this; None if none is."""
-        above = np.flatnonzero(self.mean("reward") >= reward)
-        return int(above[0]) + 1 if above.size else None
+        n = first_reaching(self.mean("reward")[None], np.array([reward]))[0]
+        return int(n) if np.isfinite(n) else None
+
+
+def first_reaching(curves: FloatArray, goals: FloatArray) -> FloatArray:
+    """Return after how many responses each curve is at its goal, inf where it isn't.
+
+    Args:
+        curves: Shape (curves, responses).
+        goals: Shape (curves,).
+    """
+    reached = curves >= goals[:, None]
+    return np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
 
 
 def best_of_n(quality: Quality, plain: str) -> Answers:

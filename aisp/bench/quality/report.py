@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aisp.bench.quality.answers import BUDGETS, MEASURES, Answers, best_of_n, by_rule, searched
+from aisp.bench.quality.answers import BUDGETS, MEASURES, Answers, best_of_n, by_rule, first_reaching, searched
 from aisp.bench.quality.runs import Quality
-from aisp.bench.quality.statistics import Difference, paired
+from aisp.bench.quality.statistics import Difference, paired, resampled
 from aisp.records import FloatArray
 
 
@@ -71,7 +71,7 @@ class Report:
             yield f"| {name} | {' | '.join(cells)} | {tokens:.0f} | {seconds:.1f} |"
 
     def _differences(self) -> Iterator[str]:
-        head = f"| minus {self.baseline}, in its standard deviations | budget | difference | 95 % interval |"
+        head = f"| minus {self.baseline}, in its standard deviations | budget | gap | 95 % interval |"
         yield head + " one-sided bound |"
         yield "|---|---|---|---|---|"
         for name in self.others:
@@ -79,34 +79,52 @@ class Report:
                 d = self.difference(name, budget)
                 yield f"| {name} | {budget} | {d.mean:+.2f} | {d.low:+.2f} to {d.high:+.2f} | {d.bound:+.2f} |"
 
+    def reach(self, name: str) -> tuple[float, float, float]:
+        """Return after how many responses a strategy has the baseline's mean reward at its end, inf if never.
+
+        Returns:
+            The number, and its 95 % interval over bootstrap draws of prompts.
+        """
+        ours, theirs = (self.answers[key].measures["reward"].mean(1) for key in (name, self.baseline))
+        n = float(first_reaching(ours.mean(0)[None], theirs[:, -1].mean(keepdims=True))[0])
+        drawn = first_reaching(resampled(ours), resampled(theirs[:, -1]))
+        low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+        return n, float(low), float(high)
+
     def _reach(self) -> Iterator[str]:
         base = self.answers[self.baseline]
         goal = float(base.mean("reward")[-1])
-        yield f"| to reach {goal:.3f}, the baseline's at {base.size} | responses | of its tokens | of its seconds |"
-        yield "|---|---|---|---|"
+        yield (
+            f"| to reach {goal:.3f}, the baseline's at {base.size} | responses | 95 % interval | of its tokens | "
+            "of its seconds |"
+        )
+        yield "|---|---|---|---|---|"
         for name, answers in self.others.items():
-            n = answers.reaches(goal)
+            n, low, high = self.reach(name)
+            told, least, most = (f"{m:.0f}" if np.isfinite(m) else "not reached" for m in (n, low, high))
             pairs = ((answers.forward_tokens, base.forward_tokens), (answers.seconds, base.seconds))
             shares = [
-                "" if n is None else f"{ours[:, :, n - 1].mean() / theirs[:, :, -1].mean():.2f}"
+                f"{ours[:, :, int(n) - 1].mean() / theirs[:, :, -1].mean():.2f}" if np.isfinite(n) else ""
                 for ours, theirs in pairs
             ]
-            yield f"| {name} | {n or 'not reached'} | {' | '.join(shares)} |"
+            yield f"| {name} | {told} | {least} to {most} | {' | '.join(shares)} |"
 
     def _at_equal_reward(self) -> Iterator[str]:
         """Compare what else the answers measure where both sides' mean reward is that of the baseline at a budget."""
-        columns = ("surprisal", "kl_to_base", "diversity", *self.held_out)
         base = self.answers[self.baseline]
-        yield "| at the reward of | baseline's responses | ours | " + " | ".join(columns) + " | baseline's |"
-        yield "|---" * (len(columns) + 4) + "|"
+        yield "| at the reward of | baseline's responses | ours | measure | ours | baseline's | gap | 95 % interval |"
+        yield "|---" * 8 + "|"
         for name, answers in self.others.items():
             for budget in self.budgets()[-3:]:
                 n = answers.reaches(float(base.mean("reward")[budget - 1]))
                 if n is None:
                     continue
-                theirs = ", ".join(f"{base.mean(c)[budget - 1]:.3f}" for c in columns)
-                mine = " | ".join(f"{answers.mean(c)[n - 1]:.3f}" for c in columns)
-                yield f"| {name} | {budget} | {n} | {mine} | {theirs} |"
+                for column in ("surprisal", "kl_to_base", "diversity", *self.held_out):
+                    ours, theirs = answers.measures[column][:, :, n - 1], base.measures[column][:, :, budget - 1]
+                    d = paired((ours - theirs).tolist())
+                    means = f"{ours.mean():.3f} | {theirs.mean():.3f}"
+                    gap = f"{d.mean:+.3f} | {d.low:+.3f} to {d.high:+.3f}"
+                    yield f"| {name} | {budget} | {n} | {column} | {means} | {gap} |"
 
     def _answers(self) -> Iterator[str]:
         columns, last = (*MEASURES, *self.held_out), min(answers.size for answers in self.answers.values())

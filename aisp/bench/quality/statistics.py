@@ -71,12 +71,26 @@ def paired(differences: Sequence[Sequence[float]], seed: int = 0) -> Difference:
         seed: Of the bootstrap.
     """
     means = np.array([np.mean(own) for own in differences])
-    rng = np.random.default_rng(seed)
-    drawn = means[rng.integers(len(means), size=(_RESAMPLES, len(means)))].mean(1)
-    low, bound, high = np.quantile(drawn, [0.025, 0.05, 0.975])
+    low, bound, high = np.quantile(resampled(means, seed), [0.025, 0.05, 0.975])
     return Difference(
         mean=float(means.mean()), low=float(low), high=float(high), bound=float(bound), prompts=len(means)
     )
+
+
+def resampled(of_prompts: FloatArray, seed: int = 0) -> FloatArray:
+    """Return the means of bootstrap draws of prompts.
+
+    Args:
+        of_prompts: Shape (prompts, ...).
+        seed: Of the draws: equal for equal numbers of prompts.
+
+    Returns:
+        Shape (draws, ...).
+    """
+    prompts = len(of_prompts)
+    drawn = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
+    shares = (drawn[:, :, None] == np.arange(prompts)).mean(1)
+    return np.asarray(np.tensordot(shares, of_prompts, axes=1))
 
 
 def diversity(text: str) -> float:
