@@ -242,6 +242,20 @@ def test_rules_choose_from_the_baselines_pool(quality):
     )
 
 
+def test_what_runs_repeat_and_what_their_weights_were_worth_is_told(quality):
+    bench = quality(budget=12, strategies={"search": SearchSettings(num_samples=4)})
+    bench.run(lambda: None)
+    made = report(bench, "t1")
+    rows = [bench.search("search", prompt, seed) for prompt in range(3) for seed in bench.seeds]
+    ours, theirs = made.answers["search"], made.answers[made.baseline]
+    assert ours.distinct.mean() == pytest.approx(np.mean([row["distinct"] for row in rows]))
+    assert ours.ess[:, :, 7].mean() == pytest.approx(np.mean([row["ess"][1] for row in rows])), "of the second round"
+    assert theirs.distinct[1, 0] == len(set(bench.pool("t1", 1)["texts"]))
+    lines = made.markdown().splitlines()
+    assert f"| search | 12 | {ours.distinct.mean():.1f} | {ours.ess[:, :, 7].mean():.1f} |" in lines
+    assert f"| {made.baseline} | 12 | {theirs.distinct.mean():.1f} |  |" in lines
+
+
 def made_of(baseline, ours, **measures):
     """A report on two prompts and one seed, of rewards given by response."""
 

@@ -66,6 +66,7 @@ def test_names():
         "Avoids",
         "Case",
         "Classifier",
+        "Coherence",
         "Contains",
         "Criterion",
         "Elements",

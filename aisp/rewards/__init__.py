@@ -8,6 +8,7 @@ from __future__ import annotations
 from aisp.rewards.algebra import minimum, normalize, product, veto, when
 from aisp.rewards.base import Reward
 from aisp.rewards.classifier import Classifier
+from aisp.rewards.coherence import Coherence
 from aisp.rewards.function import FunctionReward
 from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.preferences import Preferences
@@ -44,6 +45,7 @@ __all__ = [
     "Avoids",
     "Case",
     "Classifier",
+    "Coherence",
     "Contains",
     "Criterion",
     "Elements",

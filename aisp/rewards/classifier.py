@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aisp.errors import ConfigurationError, ModelNotFoundError, UnsupportedModelError
 from aisp.records import Candidate, Score
 from aisp.rewards.base import Reward
-from aisp.rewards.encoding import Encoded, encode_chat, encode_texts, padded_batches
+from aisp.rewards.encoding import Encoded, encode_chat, encode_texts, padded, padded_batches
 from aisp.rewards.function import last_user_text
 
 if TYPE_CHECKING:
@@ -131,14 +131,8 @@ class Classifier(Reward):
     def _values(self, model: Any, tokenizer: Any, rows: Sequence[Encoded]) -> list[float]:
         import torch
 
-        longest = max(len(row.ids) for row in rows)
         pad = getattr(model.config, "pad_token_id", None) or 0  # the one that the model looks for
-        inputs = {
-            "input_ids": [row.ids + [pad] * (longest - len(row.ids)) for row in rows],
-            "attention_mask": [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows],
-        }
-        if "token_type_ids" in tokenizer.model_input_names:
-            inputs["token_type_ids"] = [row.types + [0] * (longest - len(row.types)) for row in rows]
+        inputs = padded(rows, tokenizer, pad)
         with torch.inference_mode():
             tensors = {name: torch.tensor(values, device=model.device) for name, values in inputs.items()}
             logits = model(**tensors).logits.float()

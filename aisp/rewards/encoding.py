@@ -1,4 +1,4 @@
-"""What a classifier reads of a candidate, within its limit: the prompt gives way first, then the response's end."""
+"""What a model reads of a candidate, within its limit: the prompt gives way first, then the response's end."""
 
 from __future__ import annotations
 
@@ -74,6 +74,18 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], response: str, limi
         read=len(response),
         comment=_comment(lost, whole, len(response)),
     )
+
+
+def padded(rows: Sequence[Encoded], tokenizer: Any, pad: int) -> dict[str, list[list[int]]]:
+    """Return what a model reads of some rows, by the names of its inputs; `pad` fills up to the longest."""
+    longest = max(len(row.ids) for row in rows)
+    inputs = {
+        "input_ids": [row.ids + [pad] * (longest - len(row.ids)) for row in rows],
+        "attention_mask": [[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in rows],
+    }
+    if "token_type_ids" in tokenizer.model_input_names:
+        inputs["token_type_ids"] = [row.types + [0] * (longest - len(row.types)) for row in rows]
+    return inputs
 
 
 def padded_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ code                            where it is Python that parses
 language:en                     the language of a text
 readability:60..                Flesch's reading ease; readability:..8:grade for school years
 classifier:FOLDER               also classifier:FOLDER:pair, classifier:FOLDER:text:probability
+coherence:FOLDER                cosine of prompt and response as a sentence encoder embeds them
 ifeval:FILE                     each prompt's own instructions, from a JSONL file of IFEval's rows
 judge:MODEL:QUESTION            a local chat model's verdict, 0 to 1, as judge:smollm2-135m:Is the answer kind?
 python:module:function          a function or reward of your own
@@ -36,6 +37,7 @@ from aisp.errors import ConfigurationError
 from aisp.rewards.algebra import Sum, scaled, veto
 from aisp.rewards.base import Reward
 from aisp.rewards.classifier import Classifier
+from aisp.rewards.coherence import Coherence
 from aisp.rewards.function import FunctionReward
 from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.rules import as_strict
@@ -75,6 +77,11 @@ def _classifier(arguments: str) -> Reward:
     return Classifier(source, **dict(zip(("input", "output", "label"), rest, strict=False)))  # type: ignore[arg-type]
 
 
+def _coherence(arguments: str) -> Reward:
+    source, *rest = arguments.split(":")
+    return Coherence(source, **dict(zip(("pooling",), rest, strict=False)))  # type: ignore[arg-type]
+
+
 def _judge(arguments: str) -> Reward:
     model, colon, question = arguments.rpartition(":")
     if not (colon and model and question.strip()):
@@ -110,6 +117,7 @@ def _ifeval(arguments: str) -> Reward:
 _BUILDERS: dict[str, Callable[[str], Reward]] = {
     **RULES,
     "classifier": _classifier,
+    "coherence": _coherence,
     "ifeval": _ifeval,
     "judge": _judge,
     "python": _python,

@@ -14,6 +14,7 @@ from aisp.records import Candidate, Score
 from aisp.rewards import (
     Avoids,
     Classifier,
+    Coherence,
     Contains,
     FunctionReward,
     Length,
@@ -33,6 +34,7 @@ from aisp.rewards.function import BatchReward
 from aisp.rewards.spec import parse_reward
 from aisp.testing import RewardContract, tiny_tokenizer
 from tests.rewards.test_classifier import model_of
+from tests.rewards.test_coherence import saved_encoder
 from tests.rewards.test_remote import Server
 
 CHECKS = sorted(name for name in dir(RewardContract) if name.startswith("test_"))
@@ -112,6 +114,21 @@ class TestClassifiers(RewardContract):
 
     # One of the odd texts is longer than the model reads, which it says.
     @pytest.mark.filterwarnings("ignore:reward 'classifier':UserWarning")
+    def test_odd_texts_do_not_bring_it_down(self):
+        super().test_odd_texts_do_not_bring_it_down()
+
+
+class TestCoherence(RewardContract):
+    tolerance = 1e-3
+
+    @pytest.fixture(autouse=True)
+    def _give(self, tmp_path):
+        saved_encoder(tmp_path)
+        self.reward = Coherence(tmp_path)
+        self.others = [Coherence(tmp_path, pooling="first")]
+
+    # One of the odd texts is longer than the model reads, which it says.
+    @pytest.mark.filterwarnings("ignore:reward 'coherence':UserWarning")
     def test_odd_texts_do_not_bring_it_down(self):
         super().test_odd_texts_do_not_bring_it_down()
 

@@ -24,11 +24,16 @@ class Answers:
         measures: By name, shape (prompts, seeds, responses). Surprisal is in nats a token under the base model.
         forward_tokens: Spent so far, shape (prompts, seeds, responses).
         seconds: Likewise, generation and scoring; each run shared the machine with others in flight.
+        distinct: Different texts among all responses of a run, shape (prompts, seeds); None where it isn't one run.
+        ess: Effective sample size of the weights behind each response, shape (prompts, seeds, responses), NaN where
+            there are none; None where nothing is weighted.
     """
 
     measures: dict[str, FloatArray]
     forward_tokens: FloatArray
     seconds: FloatArray
+    distinct: FloatArray | None = None
+    ess: FloatArray | None = None
 
     @property
     def size(self) -> int:
@@ -71,6 +76,7 @@ def best_of_n(quality: Quality, plain: str) -> Answers:
         measures={k: repeated([p @ own.figures[k] for p, own in zip(chosen, pools, strict=True)]) for k in names},
         forward_tokens=repeated([pool.forward_tokens * drawn for pool in pools]),
         seconds=repeated([pool.seconds * drawn for pool in pools]),
+        distinct=repeated([pool.distinct for pool in pools]) if size == quality.pool_size else None,
     )
 
 
@@ -102,18 +108,19 @@ def searched(quality: Quality, name: str) -> Answers:
     names = (*MEASURES, *quality.held_out)
     shape = (len(quality.prompts), len(quality.seeds), quality.budget)
     found = {measure: np.empty(shape) for measure in names}
-    tokens, seconds = np.empty(shape), np.empty(shape)
+    tokens, seconds, distinct, ess = np.empty(shape), np.empty(shape), np.empty(shape[:2]), np.empty(shape)
     for i in range(len(quality.prompts)):
         for s, seed in enumerate(quality.seeds):
             row = quality.search(name, i, seed)
             tokens[i, s], seconds[i, s] = np.cumsum(row["forward_tokens"]), _seconds(row)
+            distinct[i, s], ess[i, s] = row["distinct"], _ess(row)
             for step in row["best"]:
                 figures = _figures(step)
                 for measure in names:
                     found[measure][i, s, step["drawn"] - 1 :] = figures[measure]
             for measure in names:  # before the first usable response there is none
                 found[measure][i, s, : row["best"][0]["drawn"] - 1] = np.nan
-    return Answers(measures=found, forward_tokens=tokens, seconds=seconds)
+    return Answers(measures=found, forward_tokens=tokens, seconds=seconds, distinct=distinct, ess=ess)
 
 
 class _Pool:
@@ -130,6 +137,7 @@ class _Pool:
             "kl_to_base": np.zeros(len(self.rewards)),
             **{k: np.nan_to_num(quality.scores(plain, prompt, r)) for k, r in quality.held_out.items()},
         }
+        self.distinct = len(set(row["texts"]))
         self.forward_tokens = float(np.mean(row["forward_tokens"]))
         scoring = quality.scoring_seconds(plain, prompt, quality.reward)
         self.seconds = (row["seconds"] + scoring) / len(self.rewards)
@@ -139,6 +147,15 @@ def _seconds(row: Row) -> FloatArray:
     """Return the seconds at which each response was scored: a round's are spent when it ends."""
     each = [np.full(r["responses"], r["seconds"] / r["responses"]) for r in row["rounds"]]
     return np.asarray(np.concatenate(each).cumsum())
+
+
+def _ess(row: Row) -> FloatArray:
+    """Return the effective sample size after each response's round."""
+    each = [
+        np.full(r["responses"], np.nan if ess is None else ess)
+        for r, ess in zip(row["rounds"], row["ess"], strict=True)
+    ]
+    return np.asarray(np.concatenate(each))
 
 
 def _figures(step: dict[str, Any]) -> dict[str, float]:

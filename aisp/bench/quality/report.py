@@ -57,7 +57,14 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report as Markdown tables."""
-        blocks = (self._rewards(), self._differences(), self._reach(), self._at_equal_reward(), self._answers())
+        blocks = (
+            self._rewards(),
+            self._differences(),
+            self._reach(),
+            self._at_equal_reward(),
+            self._answers(),
+            self._runs(),
+        )
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
     def _rewards(self) -> Iterator[str]:
@@ -133,6 +140,17 @@ class Report:
         for name, answers in self.answers.items():
             yield f"| {name} | " + " | ".join(f"{answers.mean(column)[last - 1]:.3f}" for column in columns) + " |"
 
+    def _runs(self) -> Iterator[str]:
+        """Tell how many of a run's responses differ, and what its weights were worth after each budget's round."""
+        budgets = self.budgets()
+        yield "| of a run | responses | different | ESS after " + " | ".join(map(str, budgets)) + " |"
+        yield "|---" * (len(budgets) + 3) + "|"
+        for name, answers in self.answers.items():
+            if answers.distinct is None:
+                continue
+            cells = [""] * len(budgets) if answers.ess is None else [_mean_of(answers.ess, b) for b in budgets]
+            yield f"| {name} | {answers.size} | {answers.distinct.mean():.1f} | {' | '.join(cells)} |"
+
     def plot(self, path: Path) -> None:
         """Draw mean reward against responses and against forward tokens, and the paired differences."""
         from aisp.plot import new_figure
@@ -181,6 +199,12 @@ def report(quality: Quality, baseline: str) -> Report:
         spread=np.array(_spreads([quality.scores(baseline, i, quality.reward) for i in range(len(quality.prompts))])),
         held_out=tuple(quality.held_out),
     )
+
+
+def _mean_of(values: FloatArray, budget: int) -> str:
+    """Return the mean over prompts and seeds at a budget, of those that have one."""
+    told = values[:, :, budget - 1 : budget]
+    return f"{np.nanmean(told):.1f}" if np.isfinite(told).any() else ""
 
 
 def _spreads(pools: Sequence[Sequence[float]]) -> list[float]:

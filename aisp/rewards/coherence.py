@@ -1,0 +1,126 @@
+"""Coherence with the prompt: the cosine of sentence embeddings."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aisp.errors import ConfigurationError, ModelNotFoundError
+from aisp.records import Candidate, Score
+from aisp.rewards.base import Reward
+from aisp.rewards.encoding import Encoded, encode_texts, padded, padded_batches
+from aisp.rewards.function import last_user_text
+
+if TYPE_CHECKING:
+    import torch
+
+Pooling = Literal["mean", "first"]
+_LIMIT = 512  # tokens, where neither model nor tokenizer sets a limit
+
+
+class Coherence(Reward):
+    """Cosine of the embeddings of last user message and response, in [-1, 1].
+
+    The coherence that is reported for steered decoding (Su et al. 2022, https://arxiv.org/abs/2202.06417, section 4.2),
+    where SimCSE makes the embeddings.
+
+    Args:
+        model: A checkpoint directory or hub id of a sentence encoder, as all-MiniLM or SimCSE.
+        pooling: What embeds a text: the "mean" of its last hidden states (all-MiniLM) or the "first" of them (SimCSE).
+        batch_tokens: Tokens of a padded batch, which bounds its memory whatever the number of candidates.
+        device: Where it runs, the CPU by default.
+
+    Raises:
+        ConfigurationError: Another pooling. The model is loaded when it is first needed.
+    """
+
+    cost = 10.0
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        pooling: Pooling = "mean",
+        batch_tokens: int = 8192,
+        device: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**{"name": "coherence", **options})
+        if pooling not in ("mean", "first"):
+            raise ConfigurationError(f'pooling is {pooling!r}; expected "mean" or "first"')
+        self.source, self.pooling, self.batch_tokens, self.device = str(model), pooling, batch_tokens, device
+        self._lock = threading.Lock()
+        self._loaded: tuple[Any, Any] | None = None
+
+    def config(self) -> Mapping[str, Any]:
+        return {"source": self.source, "pooling": self.pooling}
+
+    def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        model, tokenizer = self._load()
+        limit = min(
+            int(getattr(model.config, "max_position_embeddings", _LIMIT)), int(tokenizer.model_max_length), _LIMIT
+        )
+        pairs = [(last_user_text(candidate), candidate.text) for candidate in candidates]
+        encoded = {text: encode_texts(tokenizer, None, text, limit) for pair in pairs for text in pair}
+        units = self._embeddings(model, tokenizer, encoded)
+        return [
+            Score(
+                value=float(units[prompt] @ units[response]),
+                comment=self._unread(prompt, encoded[prompt].read, response, encoded[response].read),
+            )
+            for prompt, response in pairs
+        ]
+
+    def _unread(self, prompt: str, read_of_prompt: int, response: str, read: int) -> str | None:
+        """Return what was too long to be read, in words, and warn of a response that was."""
+        lost = [
+            f"only the first {shown} of {len(text)} characters of the {what} were read"
+            for what, text, shown in (("prompt", prompt, read_of_prompt), ("response", response, read))
+            if shown < len(text)
+        ]
+        if read < len(response):
+            warnings.warn(f"reward {self.name!r}: {lost[-1]}; let responses be shorter (max_tokens)", stacklevel=3)
+        return "; ".join(lost) or None
+
+    def _embeddings(self, model: Any, tokenizer: Any, encoded: Mapping[str, Encoded]) -> dict[str, torch.Tensor]:
+        """Return embeddings of length 1, float32 of shape (dim,), by text."""
+        import torch
+
+        texts = list(encoded)
+        found: dict[str, torch.Tensor] = {}
+        for batch in padded_batches([len(row.ids) for row in encoded.values()], self.batch_tokens):
+            rows = [encoded[texts[place]] for place in batch]
+            with torch.inference_mode():
+                inputs = padded(rows, tokenizer, tokenizer.pad_token_id or 0)
+                tensors = {name: torch.tensor(values, device=model.device) for name, values in inputs.items()}
+                states = model(**tensors).last_hidden_state.float()
+            mask = tensors["attention_mask"][..., None]
+            pooled = states[:, 0] if self.pooling == "first" else (states * mask).sum(1) / mask.sum(1)
+            units = torch.nn.functional.normalize(pooled, dim=-1).cpu()
+            found.update((texts[place], unit) for place, unit in zip(batch, units, strict=True))
+        return found
+
+    def _load(self) -> tuple[Any, Any]:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._from_pretrained()
+            return self._loaded
+
+    def _from_pretrained(self) -> tuple[Any, Any]:
+        from transformers import AutoModel, AutoTokenizer
+
+        from aisp.models.devices import resolve_device
+
+        device = resolve_device(self.device or "cpu")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.source)
+            model = AutoModel.from_pretrained(self.source, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise ModelNotFoundError(
+                f"reward {self.name!r}: there is no sentence encoder at {self.source!r}: {error}; "
+                "give a checkpoint directory or a hub id"
+            ) from error
+        return model.to(device).eval().requires_grad_(False), tokenizer
