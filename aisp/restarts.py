@@ -4,7 +4,11 @@ What a token had of the model's probability is known when it is drawn. So is, wi
 the tokens have that were not tried behind a prefix: 1 less the sum over those that were. A response that leaves the
 tree of those before it does so at one place, which makes its probability under a round of restarts a short sum:
 
-    q(y) = q(y_>=c | y_c not tried) . sum_j W_j P(c | j)     over the parents j that begin with y_<c
+    q(y) = q(y_>=c | y_c not tried) . ((1 - a) sum_j W_j P(c | j) + a P(c))     over the parents j that begin with y_<c
+
+The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
+leaving the tree there. Rewards that can't tell the best parents apart say little about where to restart from, so a
+grows with how many of them are tied; where none are, it is 0.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aisp.records import FloatArray, Tokens
+from aisp.records import NO_TOKENS, FloatArray, Tokens
 from aisp.weights import normalise, tilt
 
 # Below this share a prefix counts as tried out: roundings of bfloat16 log-probabilities are about as large.
 _LEAST_OPEN = 1e-3
+# Drawn anew where all parents are tied. The other half restarts: with a new first token behind an old prefix it finds
+# what plain sampling is long in finding.
+_TIED_ANEW = 0.5
 
 
 class Explored:
@@ -32,15 +39,21 @@ class Explored:
     def __init__(self, responses: Iterable[Tokens]) -> None:
         self._children: list[dict[int, int]] = [{}]  # nodes by token, of each node
         self._tried: list[float] = [0.0]  # what they have of the model's probability
+        self._reach: list[float] = [1.0]  # what the model has for coming here
+        self._heads: list[tuple[Tokens, int]] = [(NO_TOKENS, 0)]  # a response that does, and after how many tokens
+        self._ends: set[int] = set()
         for response in responses:
             node = 0
-            for token, share in zip(response.ids, np.exp(response.log_prior).tolist(), strict=True):
+            for t, (token, share) in enumerate(zip(response.ids, np.exp(response.log_prior).tolist(), strict=True)):
                 if token not in self._children[node]:
                     self._children[node][token] = len(self._children)
                     self._tried[node] += share
                     self._children.append({})
                     self._tried.append(0.0)
+                    self._reach.append(self._reach[node] * share)
+                    self._heads.append((response, t + 1))
                 node = self._children[node][token]
+            self._ends.add(node)
 
     def leaves(self, ids: Sequence[int]) -> int:
         """Return after how many tokens a response leaves the tree; its length where it doesn't."""
@@ -59,6 +72,23 @@ class Explored:
         """Return which responses of the tree there is something to try behind, each of equal ones once."""
         first = {response.ids: place for place, response in reversed(list(enumerate(responses)))}
         return sorted(place for ids, place in first.items() if self.is_open(ids).any())
+
+    def departures(self) -> FloatArray:
+        """Return what the model has for leaving the tree behind each of its prefixes, shape (prefixes,)."""
+        left = 1.0 - np.array(self._tried)
+        masses = np.where(left > _LEAST_OPEN, self._reach * left, 0.0)
+        masses[list(self._ends)] = 0.0
+        return masses
+
+    def head(self, prefix: int) -> Tokens:
+        """Return one of the prefixes that `departures` are of."""
+        response, length = self._heads[prefix]
+        return response.head(length)
+
+    def departure(self, ids: Sequence[int]) -> float:
+        """Return the share that the place where a response leaves the tree has of all `departures`."""
+        masses = self.departures()
+        return float(masses[self._path(ids)[-1]] / masses.sum())
 
     def _path(self, ids: Sequence[int]) -> list[int]:
         """Return the nodes that a response goes through, the root first, as far as there are any."""
@@ -79,40 +109,47 @@ class Restarts:
         explored: All that was drawn before.
         parents: Responses of it that are open.
         weights: W_j of the parents, shape (parents,), summing to 1.
+        anew: Share of the responses that begin as a plain sample would that is none of those before, in [0, 1).
     """
 
     explored: Explored
     parents: tuple[Tokens, ...]
     weights: FloatArray
+    anew: float = 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> list[tuple[Tokens, tuple[int, ...]]]:
         """Return what each of n responses keeps, and the tokens that may not come next.
 
-        Parents are drawn by systematic resampling, cuts as `cut_masses` has them.
+        Whether anew and from which parent is drawn by systematic resampling, where to cut independently.
         """
-        points = (rng.random() + np.arange(n)) / n
-        chosen = np.searchsorted(self.weights.cumsum(), points, side="right").clip(max=len(self.parents) - 1)
-        kept = []
-        for parent in chosen:
-            tokens = self.parents[parent]
-            cumulative = self.cut_masses(tokens).cumsum()
-            cut = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right").clip(max=len(tokens) - 1)
-            kept.append(tokens.head(int(cut)))
-        return [(head, self.explored.tried(head.ids)) for head in kept]
+        anew = _cumulative(self.explored.departures()) if self.anew else None
+        parents = _cumulative(self.weights)
+        heads = []
+        for point in (rng.random() + np.arange(n)) / n:
+            if point < self.anew and anew is not None:
+                heads.append(self.explored.head(_place(anew, rng.random())))
+            else:
+                parent = self.parents[_place(parents, (point - self.anew) / (1.0 - self.anew))]
+                heads.append(parent.head(_place(_cumulative(self.cut_masses(parent)), rng.random())))
+        return [(head, self.explored.tried(head.ids)) for head in heads]
 
     def cut_masses(self, parent: Tokens) -> FloatArray:
         """Return what a cut before each token is in proportion to, shape (length,): the entropy, where it is open."""
         return np.where(self.explored.is_open(parent.ids), parent.entropy, 0.0)
 
     def log_departure(self, response: Tokens) -> float:
-        """Return log sum_j W_j P(c | j) of a response that leaves the tree after c tokens; -inf where it doesn't."""
+        """Return the logarithm of how probable it is to leave the tree where a response does; -inf where it doesn't."""
         cut = self.explored.leaves(response.ids)
+        if cut == len(response):
+            return -np.inf
         total = 0.0
         for parent, weight in zip(self.parents, self.weights.tolist(), strict=True):
             if cut < len(parent) and parent.ids[:cut] == response.ids[:cut]:
                 masses = self.cut_masses(parent)
-                total += weight * float(masses[cut] / masses.sum())
-        return float(np.log(total)) if total and cut < len(response) else -np.inf
+                total += (1.0 - self.anew) * weight * float(masses[cut] / masses.sum())
+        if self.anew:
+            total += self.anew * self.explored.departure(response.ids)
+        return float(np.log(total)) if total else -np.inf
 
 
 def restarts_from(
@@ -134,7 +171,9 @@ def restarts_from(
     rewards = np.array([usable[place][1] for place in places])
     temperature = reward_temperature(rewards)
     parents = tuple(usable[place][0] for place in places)
-    return Restarts(explored, parents, parent_weights(rewards, temperature)), temperature
+    others_tied = np.count_nonzero(rewards == rewards.max()) - 1 if not temperature else 0
+    anew = _TIED_ANEW * others_tied / max(len(parents) - 1, 1)
+    return Restarts(explored, parents, parent_weights(rewards, temperature), anew), temperature
 
 
 def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> FloatArray:
@@ -142,3 +181,12 @@ def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> Flo
     if reward_temperature is None:
         return np.full(len(rewards), 1.0 / len(rewards))
     return normalise(tilt(rewards, reward_temperature))
+
+
+def _cumulative(masses: FloatArray) -> FloatArray:
+    return np.asarray(masses.cumsum() / masses.sum())
+
+
+def _place(cumulative: FloatArray, point: float) -> int:
+    """Return where a point of [0, 1) falls."""
+    return int(np.searchsorted(cumulative, point, side="right").clip(max=len(cumulative) - 1))

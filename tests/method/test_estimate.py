@@ -24,14 +24,19 @@ def reward(ids):
     return float(sum(ids)) + 0.5 * ids[0] - 0.8 * ids[-1] * ids[0]
 
 
-def search(strategy, seed, toy, budget=24, n=8):
+def rule(ids):
+    return float(ids[0])
+
+
+def search(strategy, seed, toy, budget=24, n=8, reward=reward):
     aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=budget, num_samples=n))
     return aligner.align(Request(messages=(), prompt_tokens=(1,), limits=Limits(max_tokens=toy.depth), seed=seed))
 
 
+@pytest.mark.parametrize("reward", [reward, rule], ids=["graded", "kept or broken"])
 @pytest.mark.parametrize("ends", [False, True], ids=["equal lengths", "any length"])
 @pytest.mark.parametrize(("temperature", "tilt_nats"), [(1.0, 0.0), (0.7, 0.0), (1.0, 0.1)])
-def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature):
+def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, reward):
     toy, sampling = Toy(ends=ends), Sampling(temperature=temperature)
     responses, law = toy.responses(), toy.probabilities(sampling)
     values = np.array([reward(ids) for ids in responses])
@@ -40,7 +45,8 @@ def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature):
     found = {name: [] for name in truth}
     steered = 0
     for seed in range(300):
-        made = tilted_estimate(search(TiltedRestart(sampling=sampling, tilt_nats=tilt_nats), seed, toy), LAMBDA)
+        strategy = TiltedRestart(sampling=sampling, tilt_nats=tilt_nats)
+        made = tilted_estimate(search(strategy, seed, toy, reward=reward), LAMBDA)
         ids = [response.rollout.tokens.ids for response in made.responses]
         ratios = np.exp(made.log_ratios)
         found["normaliser"].append(np.mean(ratios * np.exp(np.array([reward(y) for y in ids]) / LAMBDA)))

@@ -8,14 +8,25 @@ import numpy as np
 import pytest
 
 from aisp.records import NO_TOKENS, Proposal, Sampling
-from aisp.restarts import Explored, Restarts, parent_weights
+from aisp.restarts import Explored, Restarts, parent_weights, restarts_from
+from aisp.weights import solve_reward_temperature
 
 from .toy import Toy, ToyEngine, next_token
 
 
 def drawn(n):
+    return drawn_of(Toy(), n)
+
+
+def drawn_of(toy, n):
     proposals = [Proposal(seed=i, sampling=Sampling()) for i in range(n)]
-    return [rollout.tokens for rollout in ToyEngine().rollout(None, proposals, None)]
+    return [rollout.tokens for rollout in ToyEngine(toy).rollout(None, proposals, None)]
+
+
+def alike_places(explored, one, other):
+    """Return whether two responses leave the tree at one place."""
+    cut = explored.leaves(one)
+    return explored.leaves(other) == cut and one[:cut] == other[:cut]
 
 
 def alike(one, other):
@@ -48,11 +59,12 @@ def test_parents_are_those_that_something_is_left_behind_each_once():
     assert Explored(everything).open_parents(everything) == []
 
 
-def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws():
+@pytest.mark.parametrize("anew", [0.0, 0.4])
+def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
     toy, responses = Toy(), drawn(5)
     explored = Explored(responses)
     parents = tuple(responses[place] for place in explored.open_parents(responses))
-    restarts = Restarts(explored, parents, parent_weights(np.arange(len(parents), dtype=float), 0.8))
+    restarts = Restarts(explored, parents, parent_weights(np.arange(len(parents), dtype=float), 0.8), anew)
     law = {}
     for ids in toy.responses():
         cut = explored.leaves(ids)
@@ -72,6 +84,35 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws():
         counts[rollout.tokens.ids] += 1
     for ids, probability in law.items():
         assert abs(counts[ids] / n - probability) < 5 * np.sqrt(probability / n), ids
+
+
+def test_what_is_drawn_anew_has_the_models_law_without_what_was_drawn():
+    toy, responses = Toy(ends=True), drawn_of(Toy(ends=True), 6)
+    explored, known = Explored(responses), {response.ids for response in responses}
+    law = dict(zip(toy.responses(), toy.probabilities(), strict=True))
+    left = sum(probability for ids, probability in law.items() if ids not in known)
+    assert 0.04 < left < 0.5
+    assert explored.departures().sum() == pytest.approx(left)
+    for ids in law.keys() - known:
+        here = sum(p for other, p in law.items() if other not in known and alike_places(explored, ids, other))
+        assert explored.departure(ids) == pytest.approx(here / left)
+
+
+def test_a_share_is_drawn_anew_where_rewards_are_tied():
+    responses = drawn(6)
+    parents = [
+        response for place, response in enumerate(responses) if place in Explored(responses).open_parents(responses)
+    ]
+    n = len(parents)
+    assert n > 3
+
+    def anew(rewards):
+        usable = list(zip(parents, rewards, strict=True))
+        return restarts_from(responses, usable, lambda r: solve_reward_temperature(r, 2.0 / n))[0].anew
+
+    assert anew([float(i) for i in range(n)]) == 0.0
+    assert anew([1.0] * n) == 0.5
+    assert anew([0.0] + [1.0] * (n - 1)) == pytest.approx(0.5 * (n - 2) / (n - 1))
 
 
 def test_parents_count_by_their_rewards_and_alike_where_these_are_tied():
