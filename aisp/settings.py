@@ -39,7 +39,7 @@ _STRATEGIES: dict[str, Callable[[], Any]] = {
     "blockwise": Blockwise,
     "misvo": MISVO,
 }
-_RULES: dict[str, Callable[..., Selection]] = {"soft_best_of_n": SoftBest, "pessimism": Pessimistic}
+RULES: dict[str, Callable[..., Selection]] = {"soft_best_of_n": SoftBest, "pessimism": Pessimistic}
 
 # The settings that belong to some strategies only.
 _WEIGHING = {"reward_temperature", "target_ess_fraction"}
@@ -167,7 +167,7 @@ class SearchSettings(BaseModel):
         """Return the strategy with its numbers: those of the preset, then those that were given."""
         name = self.strategy or self._default_strategy(rewarded)
         own = self._own(name)
-        if name == "best_of_n" or name in _RULES:
+        if name == "best_of_n" or name in RULES:
             return BestOfN(sampling=self.make_sampling(DEFAULT_SAMPLING))
         if name == "aisp":
             start = PAPER if own.pop("preset", None) == "paper" else AISP()
@@ -191,7 +191,7 @@ class SearchSettings(BaseModel):
     def make_selection(self) -> Selection:
         """Return which of the responses is returned."""
         name = self.strategy or ""
-        return _RULES[name](**self._own(name)) if name in _RULES else Best()
+        return RULES[name](**self._own(name)) if name in RULES else Best()
 
     def _own(self, name: str) -> dict[str, Any]:
         """Return the given settings of a strategy, refusing those of others."""

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aisp.aligner import Request
 from aisp.bench.quality.answers import MEASURES, Answers
-from aisp.bench.quality.command import run_quality
+from aisp.bench.quality.command import _SCREENING, run_quality
 from aisp.bench.quality.report import Report, report
 from aisp.bench.quality.runs import Quality
 from aisp.bench.quality.statistics import chosen_probabilities, diversity, paired
+from aisp.engines import engine_for
 from aisp.errors import ConfigurationError
-from aisp.records import Sampling
+from aisp.records import Candidate, Sampling
 from aisp.results import ResultFile
-from aisp.rewards import Contains, Length
-from aisp.selection import SoftBest
+from aisp.rewards import Contains, FunctionReward, Length
+from aisp.selection import Pessimistic, SoftBest
 from aisp.settings import SearchSettings
 
 
@@ -67,7 +73,7 @@ def quality(tiny, tmp_path):
             "model": tiny,
             "prompts": [[{"role": "user", "content": text}] for text in ("one", "two", "three")],
             "reward": Length(3, 6),
-            "held_out": {"words": Contains("the")},
+            "held_out": {"the": Contains("the")},
             "strategies": {"ours": SearchSettings(strategy="tilted_restart", num_samples=4)},
             "plain": {"t1": Sampling(temperature=1.0), "t2": Sampling(temperature=0.5)},
             "pool_size": 12,
@@ -109,9 +115,168 @@ def test_the_report_says_what_the_rows_hold(quality):
     assert made.difference("ours", 12, standardised=False).mean == pytest.approx(
         (made.answers["ours"].measures["reward"] - made.answers["best_of_n, t1"].measures["reward"])[:, :, 11].mean()
     )
-    text = made.markdown()
-    assert "| ours | 8 |" in text
-    assert "words" in text
+    assert "| ours | 8 |" in made.markdown()
+
+
+def test_what_the_report_says_of_an_answer_is_that_answers(quality):
+    bench = quality()
+    bench.run(lambda: None)
+    made = report(bench, "t1")
+    ours, theirs = made.answers["ours"], made.answers[made.baseline]
+    pool, rewards = bench.pool("t1", 0), np.array(bench.scores("t1", 0, bench.reward))
+    outside = bench.scores("t1", 0, bench.held_out["the"])
+    best = int(np.argmax(rewards))
+    row = bench.search("ours", 1, 2)
+    last = row["best"][-1]
+
+    assert ours.measures["surprisal"][1, 1, 11] == pytest.approx(-last["log_prob"] / last["tokens"])
+    assert ours.measures["surprisal"][1, 1, 11] > 0
+    assert theirs.measures["surprisal"][0, 0, 11] == pytest.approx(-pool["log_probs"][best] / pool["tokens"][best])
+    [score] = Contains("the").score([Candidate(messages=[], text=last["text"])])
+    assert ours.measures["the"][1, 1, 11] == score.value
+    assert theirs.measures["the"][0, 0, 11] == outside[best]
+    assert theirs.measures["the"][0, 0, 0] == pytest.approx(np.mean(outside)), "one sample is any of the pool"
+
+    scoring = bench.scoring_seconds("t1", 0, bench.reward)
+    assert theirs.seconds[0, 0, 11] == pytest.approx(pool["seconds"] + scoring)
+    assert ours.seconds[1, 1, 11] == pytest.approx(sum(r["seconds"] for r in row["rounds"]))
+    assert ours.seconds[1, 1, 3] == pytest.approx(row["rounds"][0]["seconds"])
+
+    assert made.spread[0] == pytest.approx(np.std(rewards, ddof=1))
+    gap = (ours.measures["reward"] - theirs.measures["reward"])[:, :, 11].mean(1)
+    told = np.isfinite(made.spread)
+    assert made.difference("ours", 12).mean == pytest.approx(np.mean(gap[told] / made.spread[told]))
+
+
+def test_prompts_whose_pool_is_all_alike_have_no_unit(quality):
+    bench = quality(reward=FunctionReward(lambda text: 0.7))
+    bench.run(lambda: None)
+    made = report(bench, "t1")
+    assert np.isnan(made.spread).all()
+    assert made.difference("ours", 8).prompts == 0
+    assert "| ours | 8 |  |  |  | 0 |" in made.markdown()
+
+
+def odd_only(score):
+    """A reward below 0 that knows no text of an even number of characters."""
+
+    def scored(text):
+        if len(text) % 2 == 0:
+            raise ValueError("even")
+        return score(text)
+
+    return FunctionReward(scored, on_error="exclude")
+
+
+def test_what_is_excluded_is_no_answer_on_either_side(quality):
+    bench = quality(reward=odd_only(lambda text: -1.0 - len(text)), held_out={"odd": odd_only(len)})
+    bench.run(lambda: None)
+    made = report(bench, "t1")
+    rewards = np.array(bench.scores("t1", 0, bench.reward))
+    usable = rewards[np.isfinite(rewards)]
+    assert 0 < usable.size < rewards.size
+    theirs = made.answers[made.baseline].measures
+    assert theirs["reward"][0, 0, 0] == pytest.approx(usable.mean()), "any of those that can be returned"
+    assert theirs["reward"][0, 0, 11] == usable.max()
+    assert theirs["odd"][0, 0, 0] == pytest.approx((-1.0 - usable).mean())
+    assert np.nanmax(made.answers["ours"].measures["reward"]) < 0
+
+
+def test_a_prompt_without_any_answer_is_left_out_and_told(quality, tmp_path):
+    def picky(text, prompt):
+        if prompt == "two":
+            raise ValueError("not this one")
+        return float(len(text))
+
+    reward = FunctionReward(picky, on_error="exclude")
+    bench = quality(reward=reward, rules={"soft": SoftBest(reward_temperature=0.0), "shy": Pessimistic()})
+    bench.run(lambda: None)
+    assert bench.search("ours", 1, 1)["best"] == []
+    made = report(bench, "t1")
+    for name in ("ours", "soft", "shy"):
+        assert np.isfinite(made.answers[name].measures["reward"][:, :, 11]).all()
+        assert made.difference(name, 12).prompts == 2
+    made.plot(tmp_path / "some.png")
+    assert "Without an answer on one side, and left out: 1 prompts." in made.markdown()
+    with pytest.raises(ConfigurationError, match="veto less"):
+        report(replace(bench, prompts=bench.prompts[1:2]), "t1")
+
+
+def test_only_finished_responses_are_answers(quality):
+    bench = quality(
+        strategies={"blocks": SearchSettings(strategy="blockwise", num_samples=4, block_tokens=2, beams=2)},
+        reward=FunctionReward(lambda text: -float(len(text)), partial=True),
+        held_out={},
+    )
+    bench.run(lambda: None)
+    settings = bench.strategies["blocks"].model_copy(update={"budget": 12, "max_tokens": 8})
+    request = Request(
+        messages=bench.prompts[0],
+        prompt_tokens=bench.model.encode(bench.prompts[0]),
+        limits=settings.make_limits(),
+        seed=1,
+    )
+    returned = settings.make_aligner(engine_for(bench.model), bench.reward).align(request)
+    last = bench.search("blocks", 0, 1)["best"][-1]
+    assert (last["reward"], last["text"]) == (returned.best.reward, returned.text)
+
+
+def test_screening_draws_what_neither_pools_nor_searches_do(quality):
+    bench = quality(
+        strategies={"plain": SearchSettings(strategy="best_of_n", num_samples=12, temperature=1.0)},
+        reward=FunctionReward(lambda text: -float(len(text))),
+    )
+    bench.run(lambda: None)
+    screened = replace(bench, pool_seed=_SCREENING)
+    screened.run(lambda: None)
+    texts = screened.pool("t1", 0)["texts"]
+    assert texts != bench.pool("t1", 0)["texts"]
+    for seed in bench.seeds:
+        assert bench.search("plain", 0, seed)["best"][0]["text"] != texts[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strategies": ["soft_best_of_n"]}, "give it as --rule soft_best_of_n"),
+        ({"rules": ["tilted_restart"]}, "give it as --strategy tilted_restart"),
+        ({"strategies": ["best_of_n:target_reward=0"]}, "sets target_reward"),
+        ({"strategies": ["best_of_n:seed=3"]}, "sets seed"),
+        ({"strategies": ["best_of_n:size=3"]}, "--strategy best_of_n:size=3"),
+        ({"plain": ["temp=0.8"]}, "expected temperature, top_p or top_k"),
+        ({"strategies": ["aisp:preset=paper"]}, 'name="word"'),
+    ],
+)
+def test_words_that_the_benchmark_can_not_take_are_refused(tmp_path, tiny, monkeypatch, options, told):
+    import aisp.models
+
+    monkeypatch.setattr(aisp.models, "load", lambda *args, **kwargs: tiny)
+    (tmp_path / "prompts.txt").write_text("one\n")
+    given = {"strategies": ["tilted_restart"], "rules": [], "plain": ["temperature=0.8"], **options}
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        run_quality(
+            tmp_path / "prompts.txt",
+            ["length:3..6"],
+            [],
+            **given,
+            model="tiny",
+            dtype=None,
+            budget=8,
+            pool=8,
+            num_samples=4,
+            max_tokens=4,
+            seeds=1,
+            skip=0,
+            limit=None,
+            concurrency=1,
+            out=tmp_path,
+        )
+
+
+def test_rows_of_another_precision_are_other_rows(quality, tiny):
+    bench = quality()
+    half = SimpleNamespace(name=tiny.name, model=SimpleNamespace(dtype=torch.bfloat16))
+    assert bench._pool_key("t1", 0) != replace(bench, model=half)._pool_key("t1", 0)
 
 
 def test_the_first_round_of_equal_seeds_is_shared(quality):
@@ -207,9 +372,11 @@ def test_prompts_are_kept_where_the_held_out_reward_of_best_of_n_is_within_bound
     kept = run("kept", (one - 1e-9, one + 1e-9))
     assert len(kept.spread) == within
     pools = [(row["plain"], row["seed"]) for row in rows("kept") if row["kind"] == "pool"]
-    assert pools.count(("temperature=0.9", 1)) == 3
+    assert pools.count(("temperature=0.9", _SCREENING)) == 3
     assert pools.count(("temperature=0.9", 0)) == pools.count(("temperature=0.5", 0)) == within, "samples of their own"
-    first, other = ([r["texts"] for r in rows("all") if r["kind"] == "pool" and r["seed"] == s] for s in (0, 1))
+    first, other = (
+        [r["texts"] for r in rows("all") if r["kind"] == "pool" and r["seed"] == s] for s in (0, _SCREENING)
+    )
     assert not any(texts in other for texts in first)
     assert [row["kind"] for row in rows("kept")].count("search") == within
     with pytest.raises(ConfigurationError, match="nowhere between 7 and 8"):

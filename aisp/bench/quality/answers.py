@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aisp.bench.quality.runs import Quality, Row
 from aisp.bench.quality.statistics import chosen_probabilities, diversity
@@ -39,6 +40,16 @@ class Answers:
     def size(self) -> int:
         """Responses of a run."""
         return int(self.forward_tokens.shape[-1])
+
+    def of(self, prompts: NDArray[np.bool_]) -> Answers:
+        """Return what some of the prompts' answers measure."""
+        return Answers(
+            measures={name: values[prompts] for name, values in self.measures.items()},
+            forward_tokens=self.forward_tokens[prompts],
+            seconds=self.seconds[prompts],
+            distinct=None if self.distinct is None else self.distinct[prompts],
+            ess=None if self.ess is None else self.ess[prompts],
+        )
 
     def mean(self, measure: str) -> FloatArray:
         """Return a measure's mean over prompts and seeds, shape (responses,)."""
@@ -73,7 +84,9 @@ def best_of_n(quality: Quality, plain: str) -> Answers:
     names = (*MEASURES, *quality.held_out)
     drawn = np.arange(1, size + 1)
     return Answers(
-        measures={k: repeated([p @ own.figures[k] for p, own in zip(chosen, pools, strict=True)]) for k in names},
+        measures={
+            k: repeated([_expected(p, own.figures[k]) for p, own in zip(chosen, pools, strict=True)]) for k in names
+        },
         forward_tokens=repeated([pool.forward_tokens * drawn for pool in pools]),
         seconds=repeated([pool.seconds * drawn for pool in pools]),
         distinct=repeated([pool.distinct for pool in pools]) if size == quality.pool_size else None,
@@ -97,9 +110,11 @@ def by_rule(quality: Quality, plain: str, rule: str) -> Answers:
             order = np.random.default_rng([i, seed]).permutation(quality.pool_size)
             for n in (budget for budget in BUDGETS if budget <= size):
                 mine = order[:n]
-                share = selection.probabilities(np.where(np.isnan(pool.rewards), -np.inf, pool.rewards)[mine])
+                rewards = np.where(np.isnan(pool.rewards), -np.inf, pool.rewards)[mine]
+                usable = np.isfinite(rewards).any()
+                share = selection.probabilities(rewards) if usable else np.full(n, np.nan)
                 for name in names:
-                    found[name][i, s, n - 1 :] = float(share @ pool.figures[name][mine])
+                    found[name][i, s, n - 1 :] = _expected(share, pool.figures[name][mine])
     return Answers(measures=found, forward_tokens=tokens, seconds=seconds)
 
 
@@ -113,13 +128,13 @@ def searched(quality: Quality, name: str) -> Answers:
         for s, seed in enumerate(quality.seeds):
             row = quality.search(name, i, seed)
             tokens[i, s], seconds[i, s] = np.cumsum(row["forward_tokens"]), _seconds(row)
+            for measure in names:  # before the first usable response there is no answer
+                found[measure][i, s] = np.nan
             distinct[i, s], ess[i, s] = row["distinct"], _ess(row)
             for step in row["best"]:
                 figures = _figures(step)
                 for measure in names:
                     found[measure][i, s, step["drawn"] - 1 :] = figures[measure]
-            for measure in names:  # before the first usable response there is none
-                found[measure][i, s, : row["best"][0]["drawn"] - 1] = np.nan
     return Answers(measures=found, forward_tokens=tokens, seconds=seconds, distinct=distinct, ess=ess)
 
 
@@ -130,12 +145,12 @@ class _Pool:
         row = quality.pool(plain, prompt)
         self.rewards = np.array(quality.scores(plain, prompt, quality.reward))
         self.figures: dict[str, FloatArray] = {
-            "reward": np.nan_to_num(self.rewards),
+            "reward": self.rewards,
             "surprisal": -np.array(row["log_probs"]) / np.maximum(row["tokens"], 1),
             "diversity": np.array([diversity(text) for text in row["texts"]]),
             "words": np.array([len(text.split()) for text in row["texts"]], dtype=float),
             "kl_to_base": np.zeros(len(self.rewards)),
-            **{k: np.nan_to_num(quality.scores(plain, prompt, r)) for k, r in quality.held_out.items()},
+            **{k: np.array(quality.scores(plain, prompt, r)) for k, r in quality.held_out.items()},
         }
         self.distinct = len(set(row["texts"]))
         self.forward_tokens = float(np.mean(row["forward_tokens"]))
@@ -165,5 +180,12 @@ def _figures(step: dict[str, Any]) -> dict[str, float]:
         "diversity": diversity(step["text"]),
         "words": len(step["text"].split()),
         "kl_to_base": step["kl_to_base"],
-        **step["held_out"],
+        **{k: np.nan if value is None else value for k, value in step["held_out"].items()},
     }
+
+
+def _expected(shares: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the mean of values of these shares, shape shares.shape[:-1], of those that are not NaN."""
+    known = np.where(np.isnan(values), 0.0, shares)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(known @ np.nan_to_num(values) / known.sum(-1))

@@ -20,9 +20,15 @@ from aisp.progress import progress_on
 from aisp.records import Sampling
 from aisp.results import ResultFile, read_prompts
 from aisp.rewards.spec import parse_reward, parse_rewards
-from aisp.settings import SearchSettings
+from aisp.selection import Selection
+from aisp.settings import RULES, SearchSettings
 
 _SCREENED = 128  # plain samples that a prompt's difficulty is told by
+_SCREENING = -1  # their seed, which is no search's and not the pools'
+# What ends a search before its budget, or makes its rounds those of blocks: no figure for each number of responses.
+_NOT_COMPARED = ("patience", "target_reward", "timeout", "on_timeout", "commit_tokens")
+# The benchmark's own, one for all strategies.
+_ITS_OWN = ("budget", "num_rounds", "max_tokens", "seed")
 
 
 def run_quality(
@@ -71,8 +77,8 @@ def run_quality(
         reward=reward,
         held_out={spec: parse_reward(spec) for spec in held_out},
         strategies={spec: _strategy(spec, num_samples) for spec in strategies},
-        rules={spec: _strategy(spec, num_samples).make_selection() for spec in rules},
-        plain={spec: Sampling(**_numbers(spec)) for spec in plain},
+        rules={spec: _rule(spec) for spec in rules},
+        plain={spec: _sampling(spec) for spec in plain},
         pool_size=pool,
         budget=budget,
         max_tokens=max_tokens,
@@ -103,7 +109,7 @@ def _within(quality: Quality, plain: str, bounds: tuple[float, float], console: 
     """Return the benchmark on those prompts alone where best-of-n, as far as it is screened, is within bounds."""
     low, high = bounds
     # One way of sampling and no search: the others are for the prompts that are kept.
-    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]}, pool_seed=1)
+    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]}, pool_seed=_SCREENING)
     _run(screened, "screening", console)
     measures, n = best_of_n(screened, plain).measures, min(_SCREENED, quality.pool_size)
     levels = measures[next(iter(quality.held_out), "reward")][:, 0, n - 1]
@@ -122,22 +128,48 @@ def _within(quality: Quality, plain: str, bounds: tuple[float, float], console: 
 def _strategy(spec: str, num_samples: int) -> SearchSettings:
     """Read `name` or `name:setting=value,setting=value`."""
     name, _, rest = spec.partition(":")
-    settings: Mapping[str, Any] = {"num_samples": num_samples, **_numbers(rest)}
+    given = _numbers(rest)
+    if name in RULES:
+        raise ConfigurationError(f"--strategy {spec} is a rule over plain samples; give it as --rule {spec}")
+    refused = [word for word in (*_NOT_COMPARED, *_ITS_OWN) if word in given]
+    if refused:
+        raise ConfigurationError(
+            f"--strategy {spec} sets {', '.join(refused)}; strategies are compared response by response, over one "
+            "budget; leave it out, or give --budget or --max-tokens for all"
+        )
+    rounds = {} if "preset" in given else {"num_samples": num_samples}  # a preset has its own
+    return _settings("--strategy", spec, name, {**rounds, **given})
+
+
+def _rule(spec: str) -> Selection:
+    """Read a rule over plain samples in the same way."""
+    name, _, rest = spec.partition(":")
+    if name not in RULES:
+        raise ConfigurationError(f"--rule {spec} is none of {', '.join(sorted(RULES))}; give it as --strategy {spec}")
+    return _settings("--rule", spec, name, _numbers(rest)).make_selection()
+
+
+def _settings(option: str, spec: str, name: str, given: Mapping[str, Any]) -> SearchSettings:
     try:
-        return SearchSettings(strategy=name, **settings)  # type: ignore[arg-type]
+        return SearchSettings(strategy=name, **given)  # type: ignore[arg-type]
     except ValueError as error:
-        raise ConfigurationError(f"--strategy {spec}: {error}") from error
+        raise ConfigurationError(f"{option} {spec}: {error}") from error
+
+
+def _sampling(spec: str) -> Sampling:
+    try:
+        return Sampling(**_numbers(spec))
+    except TypeError as error:
+        raise ConfigurationError(f"--plain {spec}: {error}; expected temperature, top_p or top_k") from error
 
 
 def _numbers(words: str) -> dict[str, Any]:
     """Read `name=value,name=value`."""
     found: dict[str, Any] = {}
     for word in filter(None, words.split(",")):
-        name, equals, value = word.partition("=")
+        name, _, value = word.partition("=")
         try:
             found[name.strip()] = json.loads(value)
         except ValueError as error:
-            raise ConfigurationError(f"{word!r} is no setting; expected name=number") from error
-        if not equals:
-            raise ConfigurationError(f"{word!r} is no setting; expected name=number")
+            raise ConfigurationError(f'{word!r} is no setting; expected name=number or name="word"') from error
     return found

@@ -11,7 +11,10 @@ import numpy as np
 from aisp.bench.quality.answers import BUDGETS, MEASURES, Answers, best_of_n, by_rule, first_reaching, searched
 from aisp.bench.quality.runs import Quality
 from aisp.bench.quality.statistics import Difference, paired, resampled
+from aisp.errors import ConfigurationError
 from aisp.records import FloatArray
+
+_NO_ANSWER = -1e300  # below any goal, where every response so far was vetoed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +26,14 @@ class Report:
         answers: By name.
         spread: Standard deviation of the reward over each prompt's plain samples; NaN where all are equal.
         held_out: Names of the measures that were not optimised.
+        left_out: Prompts that aren't in it, since one side had no response that could be returned.
     """
 
     baseline: str
     answers: dict[str, Answers]
     spread: FloatArray
     held_out: tuple[str, ...] = field(default=())
+    left_out: int = 0
 
     @property
     def others(self) -> dict[str, Answers]:
@@ -52,8 +57,7 @@ class Report:
         gaps = ours[:, :, budget - 1] - theirs[:, :, budget - 1]
         if not standardised:
             return paired(gaps.tolist())
-        told = np.isfinite(self.spread)
-        return paired((gaps[told] / self.spread[told, None]).tolist())
+        return paired((gaps / self.spread[:, None]).tolist())
 
     def markdown(self) -> str:
         """Return the report as Markdown tables."""
@@ -65,26 +69,30 @@ class Report:
             self._answers(),
             self._runs(),
         )
-        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+        text = "\n\n".join("\n".join(block) for block in blocks) + "\n"
+        return text + (
+            f"\nWithout an answer on one side, and left out: {self.left_out} prompts.\n" * bool(self.left_out)
+        )
 
     def _rewards(self) -> Iterator[str]:
         budgets = self.budgets()
-        yield "| mean reward at budget | " + " | ".join(map(str, budgets)) + " | forward tokens | seconds |"
-        yield "|---" * (len(budgets) + 3) + "|"
+        yield "| " + " | ".join(["mean reward at budget", *map(str, budgets), "forward tokens", "seconds"]) + " |"
+        yield _rule(budgets, 3)
         for name, answers in self.answers.items():
             mean = answers.mean("reward")
             cells = [f"{mean[b - 1]:.3f}" if b <= answers.size else "" for b in budgets]
             tokens, seconds = (cost[:, :, -1].mean() for cost in (answers.forward_tokens, answers.seconds))
-            yield f"| {name} | {' | '.join(cells)} | {tokens:.0f} | {seconds:.1f} |"
+            yield "| " + " | ".join([name, *cells, f"{tokens:.0f}", f"{seconds:.1f}"]) + " |"
 
     def _differences(self) -> Iterator[str]:
-        head = f"| minus {self.baseline}, in its standard deviations | budget | gap | 95 % interval |"
-        yield head + " one-sided bound |"
-        yield "|---|---|---|---|---|"
+        head = f"| minus {self.baseline}, in its standard deviations | budget | difference | 95 % interval |"
+        yield head + " one-sided bound | prompts |"
+        yield "|---|---|---|---|---|---|"
         for name in self.others:
             for budget in self.budgets(name):
                 d = self.difference(name, budget)
-                yield f"| {name} | {budget} | {d.mean:+.2f} | {d.low:+.2f} to {d.high:+.2f} | {d.bound:+.2f} |"
+                figures = f"{d.mean:+.2f} | {d.low:+.2f} to {d.high:+.2f} | {d.bound:+.2f}" if d.prompts else " |  | "
+                yield f"| {name} | {budget} | {figures} | {d.prompts} |"
 
     def reach(self, name: str) -> tuple[float, float, float]:
         """Return after how many responses a strategy has the baseline's mean reward at its end, inf if never.
@@ -92,7 +100,8 @@ class Report:
         Returns:
             The number, and its 95 % interval over bootstrap draws of prompts.
         """
-        ours, theirs = (self.answers[key].measures["reward"].mean(1) for key in (name, self.baseline))
+        of = (self.answers[key].measures["reward"] for key in (name, self.baseline))
+        ours, theirs = (np.nan_to_num(rewards, nan=_NO_ANSWER).mean(1) for rewards in of)
         n = float(first_reaching(ours.mean(0)[None], theirs[:, -1].mean(keepdims=True))[0])
         drawn = first_reaching(resampled(ours), resampled(theirs[:, -1]))
         low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
@@ -143,13 +152,13 @@ class Report:
     def _runs(self) -> Iterator[str]:
         """Tell how many of a run's responses differ, and what its weights were worth after each budget's round."""
         budgets = self.budgets()
-        yield "| of a run | responses | different | ESS after " + " | ".join(map(str, budgets)) + " |"
-        yield "|---" * (len(budgets) + 3) + "|"
+        yield "| " + " | ".join(["of a run", "responses", "different", *(f"ESS after {b}" for b in budgets)]) + " |"
+        yield _rule(budgets, 3)
         for name, answers in self.answers.items():
             if answers.distinct is None:
                 continue
             cells = [""] * len(budgets) if answers.ess is None else [_mean_of(answers.ess, b) for b in budgets]
-            yield f"| {name} | {answers.size} | {answers.distinct.mean():.1f} | {' | '.join(cells)} |"
+            yield "| " + " | ".join([name, str(answers.size), f"{answers.distinct.mean():.1f}", *cells]) + " |"
 
     def plot(self, path: Path) -> None:
         """Draw mean reward against responses and against forward tokens, and the paired differences."""
@@ -189,15 +198,22 @@ def report(quality: Quality, baseline: str) -> Report:
     Args:
         quality: The benchmark, run.
         baseline: Name of the plain sampling that the rest is compared with.
+
+    Raises:
+        ConfigurationError: No prompt has an answer on every side.
     """
     answers = {f"best_of_n, {name}": best_of_n(quality, name) for name in quality.plain}
     answers |= {name: by_rule(quality, baseline, name) for name in quality.rules}
     answers |= {name: searched(quality, name) for name in quality.strategies}
+    answered = np.all([np.isfinite(a.measures["reward"][:, :, -1]).all(1) for a in answers.values()], axis=0)
+    if not answered.any():
+        raise ConfigurationError("no prompt has an answer on every side; mend the reward, or veto less")
     return Report(
         baseline=f"best_of_n, {baseline}",
-        answers=answers,
-        spread=np.array(_spreads([quality.scores(baseline, i, quality.reward) for i in range(len(quality.prompts))])),
+        answers={name: a.of(answered) for name, a in answers.items()},
+        spread=np.array([_spread(quality.scores(baseline, int(i), quality.reward)) for i in np.flatnonzero(answered)]),
         held_out=tuple(quality.held_out),
+        left_out=int(np.count_nonzero(~answered)),
     )
 
 
@@ -207,6 +223,11 @@ def _mean_of(values: FloatArray, budget: int) -> str:
     return f"{np.nanmean(told):.1f}" if np.isfinite(told).any() else ""
 
 
-def _spreads(pools: Sequence[Sequence[float]]) -> list[float]:
-    spreads = [float(np.nanstd(rewards, ddof=1)) for rewards in pools]
-    return [spread if spread > 0 else float("nan") for spread in spreads]
+def _spread(rewards: Sequence[float]) -> float:
+    """Return the standard deviation of a pool's usable rewards; NaN where all are equal, or fewer than two."""
+    usable = np.array(rewards)[np.isfinite(rewards)]
+    return float(usable.std(ddof=1)) if usable.size and np.ptp(usable) > 0 else float("nan")
+
+
+def _rule(budgets: Sequence[int], others: int) -> str:
+    return "|---" * (len(budgets) + others) + "|"

@@ -7,6 +7,7 @@ search  what a strategy found for a prompt and a seed, response by response
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +17,16 @@ from typing import Any
 
 from aisp.aligner import Request
 from aisp.engines import engine_for
+from aisp.errors import AllCandidatesExcludedError
+from aisp.forms.parsing import split_reasoning
 from aisp.models import LoadedModel
 from aisp.noise import root_seed, row_seed
-from aisp.records import Candidate, Message, Proposal, Sampling
+from aisp.records import Candidate, Message, Proposal, Sampling, Score
 from aisp.results import ResultFile, result_key
 from aisp.rewards import Reward
 from aisp.selection import Selection
 from aisp.settings import SearchSettings
+from aisp.trace import Response, Round, best_of
 
 _POOL_ROUND = 64
 Row = dict[str, Any]
@@ -128,7 +132,7 @@ class Quality:
                     yield key, lambda p=plain, i=prompt, r=reward: self._score_pool(p, i, r)  # type: ignore[misc]
 
     def _about(self, prompt: int) -> tuple[Any, ...]:
-        return (self.model.name, list(self.prompts[prompt]), self.max_tokens)
+        return (self.model.name, str(self.model.model.dtype), list(self.prompts[prompt]), self.max_tokens)
 
     def _pool_key(self, plain: str, prompt: int) -> str:
         other = (self.pool_seed,) if self.pool_seed else ()
@@ -161,7 +165,7 @@ class Quality:
             "prompt": prompt,
             "seed": self.pool_seed,
             "seconds": time.monotonic() - started,
-            "texts": [rollout.text for rollout in rollouts],
+            "texts": [split_reasoning(rollout.text)[1] for rollout in rollouts],
             "tokens": [len(rollout.tokens) for rollout in rollouts],
             "forward_tokens": [rollout.forward_tokens for rollout in rollouts],
             "log_probs": [float(rollout.tokens.log_prob.sum()) for rollout in rollouts],
@@ -176,7 +180,7 @@ class Quality:
             "reward": reward.name,
             "prompt": prompt,
             "seconds": time.monotonic() - started,
-            "values": [score.value if score.usable else None for score in scores],
+            "values": _values(scores),
         }
 
     def _search(self, name: str, prompt: int, seed: int) -> Row:
@@ -189,14 +193,18 @@ class Quality:
             seed=seed,
         )
         started = time.monotonic()
-        alignment = settings.make_aligner(engine_for(self.model), self.reward).align(request)
-        best, steps = None, []
-        for drawn, response in enumerate(alignment.responses, start=1):
-            if response.score.usable and (best is None or response.reward > best.reward):
-                best = response
-                steps.append((drawn, best))
+        rounds: list[Round] = []
+        with contextlib.suppress(AllCandidatesExcludedError):  # the report tells of runs without an answer
+            rounds.extend(settings.make_aligner(engine_for(self.model), self.reward).rounds(request))
+        responses = [response for round_ in rounds for response in round_.responses]
+        best: Response | None = None
+        steps: list[tuple[int, Response]] = []
+        for drawn, response in enumerate(responses, start=1):
+            if (better := best_of([response], best)) is not best and better is not None:
+                best = better
+                steps.append((drawn, better))
         outside = {
-            key: [score.value for score in reward.score([response.candidate for _, response in steps])]
+            key: _values(reward.score([response.candidate for _, response in steps]))
             for key, reward in self.held_out.items()
         }
         return {
@@ -205,12 +213,11 @@ class Quality:
             "prompt": prompt,
             "seed": seed,
             "seconds": time.monotonic() - started,
-            "forward_tokens": [response.rollout.forward_tokens for response in alignment.responses],
-            "ess": [round_.ess for round_ in alignment.rounds],
-            "distinct": len({response.text for response in alignment.responses}),
+            "forward_tokens": [response.rollout.forward_tokens for response in responses],
+            "ess": [round_.ess for round_ in rounds],
+            "distinct": len({response.text for response in responses}),
             "rounds": [
-                {"responses": len(r.responses), "mean_reward": r.mean_reward, "seconds": r.seconds}
-                for r in alignment.rounds
+                {"responses": len(r.responses), "mean_reward": r.mean_reward, "seconds": r.seconds} for r in rounds
             ],
             "best": [
                 {
@@ -225,3 +232,8 @@ class Quality:
                 for i, (drawn, response) in enumerate(steps)
             ],
         }
+
+
+def _values(scores: Sequence[Score]) -> list[float | None]:
+    """Return scores as JSON: null for what is vetoed or could not be scored."""
+    return [score.value if score.usable else None for score in scores]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,10 +68,13 @@ def paired(differences: Sequence[Sequence[float]], seed: int = 0) -> Difference:
     """Summarise differences by a bootstrap that draws prompts, since seeds of one prompt are alike.
 
     Args:
-        differences: One sequence a prompt, one number a seed.
+        differences: One sequence a prompt, one number a seed. Prompts with a NaN among theirs are left out.
         seed: Of the bootstrap.
     """
     means = np.array([np.mean(own) for own in differences])
+    means = means[~np.isnan(means)]
+    if not means.size:
+        return Difference(mean=math.nan, low=math.nan, high=math.nan, bound=math.nan, prompts=0)
     low, bound, high = np.quantile(resampled(means, seed), [0.025, 0.05, 0.975])
     return Difference(
         mean=float(means.mean()), low=float(low), high=float(high), bound=float(bound), prompts=len(means)
@@ -88,9 +92,8 @@ def resampled(of_prompts: FloatArray, seed: int = 0) -> FloatArray:
         Shape (draws, ...).
     """
     prompts = len(of_prompts)
-    drawn = np.random.default_rng(seed).integers(prompts, size=(_RESAMPLES, prompts))
-    shares = (drawn[:, :, None] == np.arange(prompts)).mean(1)
-    return np.asarray(np.tensordot(shares, of_prompts, axes=1))
+    times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1.0 / prompts), size=_RESAMPLES)
+    return np.asarray(np.tensordot(times / prompts, of_prompts, axes=1))
 
 
 def diversity(text: str) -> float:
