@@ -6,14 +6,17 @@ known probability (`aisp.restarts`). What is in the tree already is known as wel
     sum over the tree of p(y) f(y)  +  mean over its responses of p(y)/q(y) f(y)
 
 without bias, whatever the rewards (sampling without replacement), but for what is never tried: less than a thousandth
-behind a prefix. A response's weight is what all rounds' estimates,
-averaged by how many responses they have, count it with: p/q of its own round, and p in the rounds after it. One that
-was cut late is so much likelier under q than under p that it weighs next to nothing. How little the search tells of
-q* for that reason is what the effective sample size says.
+behind a prefix, and what hangs on nothing but parents whose weight is 0 in floating point. A tilted draw is truncated
+by its own probabilities, so with top_p or top_k this holds at tilt_nats=0 only.
+
+A response's weight is what all rounds' estimates, averaged by how many responses they have, count it with: p/q of its
+own round, and p in the rounds after it. One that was cut late is so much likelier under q than under p that it weighs
+next to nothing. How little the search tells of q* for that reason is what the effective sample size says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,29 +66,32 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
 
     Args:
         alignment: Of `tilted_restart` or `best_of_n`, whose proposals' probabilities are known.
-        reward_temperature: lambda > 0 of the target; None takes the one at which a fifth of the first round's plain
-            samples would be effective.
+        reward_temperature: lambda > 0 of the target; None takes the one at which a fifth of the plain samples (two, if
+            that is more) would be effective.
 
     Raises:
-        ConfigurationError: Another strategy, a search in blocks, a lambda that is not above 0, or rewards that are all
-            equal where lambda is left open.
+        ConfigurationError: Another strategy, a search in blocks, a lambda that is not above 0 and finite, or more plain
+            samples tied for best than that where lambda is left open.
     """
-    if alignment.strategy not in ("tilted_restart", "best_of_n"):
+    name, _, manner = alignment.strategy.partition(", ")
+    if name not in ("tilted_restart", "best_of_n"):
         raise ConfigurationError(
             f"the proposals of {alignment.strategy} have no known probabilities; "
             'the distribution can be estimated with strategy="tilted_restart" or "best_of_n"'
         )
-    if any(round_.block for round_ in alignment.rounds):
+    if "blocks of" in manner:
         raise ConfigurationError(
-            "a search that commits its response block after block has one target a block; "
+            f"{alignment.strategy}: a search that commits its response block after block has one target a block; "
             "the distribution can be estimated without commit_tokens"
         )
     chosen = _target(alignment) if reward_temperature is None else reward_temperature
-    if chosen is None or not chosen > 0:
-        raise ConfigurationError(
-            f"reward_temperature is {reward_temperature}; expected a number > 0"
-            + ("" if reward_temperature is not None else ", since the first round's rewards can't tell one")
+    if not chosen or not 0 < chosen < math.inf:
+        found = (
+            "too many of the plain samples tie for best to tell lambda by"
+            if reward_temperature is None
+            else (f"reward_temperature is {reward_temperature}")
         )
+        raise ConfigurationError(f"{found}; give reward_temperature, a finite number > 0 in the reward's unit")
     responses = tuple(alignment.responses)
     log_ratios = _log_ratios(alignment)
     rewards = np.array([response.reward if response.score.usable else -np.inf for response in responses])
@@ -102,8 +108,25 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
 
 
 def _target(alignment: Alignment) -> float | None:
-    rewards = np.array([response.reward for response in alignment.rounds[0].usable])
-    return solve_reward_temperature(rewards, TARGET_ESS_FRACTION) if rewards.size else None
+    rewards = np.array([response.reward for response in _plain(alignment) if response.score.usable])
+    if rewards.size < 3:
+        return None
+    return solve_reward_temperature(rewards, max(TARGET_ESS_FRACTION, 2.0 / rewards.size))
+
+
+def _plain(alignment: Alignment) -> list[Response]:
+    """Return the responses of the rounds that drew plain samples."""
+    found: list[Response] = []
+    for round_ in alignment.rounds:
+        if _is_plain(alignment, found):
+            found += round_.responses
+    return found
+
+
+def _is_plain(alignment: Alignment, before: Sequence[Response]) -> bool:
+    """Return whether the round behind some responses drew plain samples."""
+    usable = sum(response.score.usable for response in before)
+    return not alignment.strategy.startswith("tilted_restart") or draws_plainly(usable, alignment.budget)
 
 
 def _log_ratios(alignment: Alignment) -> FloatArray:
@@ -125,10 +148,9 @@ def _log_ratios(alignment: Alignment) -> FloatArray:
 
 def _restarts(alignment: Alignment, index: int, before: Sequence[Response]) -> Restarts | None:
     """Return what a round restarted from; None where it drew plain samples."""
-    usable = [response for response in before if response.score.usable]
-    if alignment.strategy == "best_of_n" or draws_plainly(len(usable), alignment.budget):
+    if _is_plain(alignment, before):
         return None
-    known = [(response.rollout.tokens, response.reward) for response in usable]
+    known = [(response.rollout.tokens, response.reward) for response in before if response.score.usable]
     everything = [response.rollout.tokens for response in before]
     restarts, _ = restarts_from(everything, known, lambda _: alignment.rounds[index - 1].reward_temperature)
     return restarts
@@ -140,5 +162,6 @@ def _log_ratio(response: Response, restarts: Restarts | None) -> float:
     suffix = float((tokens.log_prior[kept:] - tokens.log_proposal[kept:]).sum())
     if restarts is None:
         return suffix
-    departure = restarts.log_departure(tokens)
+    # It begins with a token that was tried there only where the tilt left no other in a truncated draw.
+    departure = restarts.log_departure(tokens) if restarts.explored.leaves(tokens.ids) == kept else -np.inf
     return suffix + float(tokens.log_prior[:kept].sum()) - departure if np.isfinite(departure) else -np.inf

@@ -19,7 +19,7 @@ from aisp.records import FloatArray
 def log_weights(
     rewards: FloatArray, mean_dots: FloatArray, *, reward_temperature: float, scale: float, prior_shift: float
 ) -> FloatArray:
-    """Return unnormalised log weights r/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t (PAPER section 1.4).
+    """Return unnormalised log weights r/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t (arXiv 2510.26219).
 
     Args:
         rewards: r, shape (n,); -inf takes a row out.
@@ -48,12 +48,15 @@ def log_weights(
 
 
 def tilt(rewards: FloatArray, reward_temperature: float) -> FloatArray:
-    """Return (r - max r)/lambda, shape (n,): at most 0, and its limit (0 for the best, else -inf) at lambda = 0."""
+    """Return (r - max r)/lambda, shape (n,): at most 0, and -inf for a reward of -inf, whatever lambda.
+
+    At lambda = 0 it is its limit: 0 for the best, else -inf.
+    """
     gap = rewards - rewards.max()
     if reward_temperature == 0:
         return np.where(gap == 0, 0.0, -np.inf)
-    with np.errstate(over="ignore"):
-        return np.asarray(gap / reward_temperature, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.where(np.isfinite(gap), gap / reward_temperature, -np.inf), dtype=np.float64)
 
 
 def normalise(log_weights: FloatArray) -> FloatArray:

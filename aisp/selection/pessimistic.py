@@ -49,7 +49,7 @@ class Pessimistic:
         if beta == "auto":
             weights = _of_effective_size(finite, self.target_ess_fraction * finite.size)
         else:
-            weights = _above(finite, threshold(finite, beta))
+            weights = _above(finite, threshold(finite, beta)) if beta < math.inf else np.ones(finite.size)
         chosen = np.zeros(len(rewards))
         chosen[usable] = weights / weights.sum()
         return chosen

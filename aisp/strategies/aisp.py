@@ -1,8 +1,8 @@
 """Adaptive importance sampling on pre-logit space (AISP, arXiv 2510.26219): an open-loop mean, moved towards high
 reward.
 
-    y_t = argmax W(z_t + v_t),  v_t ~ N(u_t, sigma^2 I)  for t < horizon            (section 1.1 of our notes on the
-    paper) w_i = softmax_i(r_i/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t^i)
+    y_t = argmax W(z_t + v_t),  v_t ~ N(u_t, sigma^2 I)  for t < horizon
+    w_i = softmax_i(r_i/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t^i)
     u_t <- sum_i w_i v_t^i
 
 Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted

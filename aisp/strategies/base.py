@@ -42,7 +42,8 @@ class Info:
     """What a reader may want to know of an update.
 
     Args:
-        ess: Effective sample size 1 / sum(w^2) of the round's weights, in [1, n]; None where there are no weights.
+        ess: Effective sample size 1 / sum(w^2) of the weights, at least 1; None where there are none. They are the
+            round's n, or the whole population's where a strategy weighs that.
         reward_temperature: The lambda that was used, in the reward's unit; None where there is none.
     """
 

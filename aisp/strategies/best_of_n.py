@@ -12,7 +12,7 @@ from aisp.records import Proposal, Rollout, Sampling, Score
 from aisp.strategies.base import Info, Setting
 
 DEFAULT_SAMPLING = Sampling(temperature=0.8)
-"""Better than 1 for best-of-n on the small models that we measured (DESIGN.md section 4)."""
+"""Better than 1 for best-of-n on the small models that we measured (README, "Does it pay?")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

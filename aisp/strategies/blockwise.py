@@ -93,6 +93,7 @@ class Blockwise:
         distinct = {rollout.tokens.ids: rollout for _, rollout in reversed(usable)}
         best = list(reversed(distinct.values()))[: self.beams]
         # A finished one holds its place and isn't gone on with; where all are finished, the next round starts anew.
-        beams = tuple(rollout.tokens for rollout in best if rollout.paused)
+        # Where none is usable, the last beams are gone on with once more.
+        beams = tuple(rollout.tokens for rollout in best if rollout.paused) if best else state.beams
         spent = state.spent + len(rollouts)
         return replace(state, beams=beams, spent=spent, round_index=state.round_index + 1), Info()

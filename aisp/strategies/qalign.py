@@ -120,6 +120,6 @@ class QAlign:
 def _ratio(old: Chain, new: Chain, temperature: float | None) -> float:
     """Return exp((r' - r)/lambda) |y|/|y'|, at most 1; lambda is None while all finite rewards are equal."""
     gain = 0.0 if old.reward == new.reward else new.reward - old.reward
-    if temperature is not None:
+    if temperature is not None and math.isfinite(gain):
         gain /= temperature
     return math.exp(min(gain + math.log(len(old.tokens) / len(new.tokens)), 0.0))

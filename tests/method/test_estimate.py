@@ -80,10 +80,13 @@ def test_plain_samples_are_weighted_by_their_reward_alone():
     assert made.mean_reward == pytest.approx(expected @ rewards)
 
 
-def test_lambda_is_that_of_a_fifth_of_the_first_round():
-    alignment = search(TiltedRestart(), 3, Toy(), n=10, budget=30)
-    first = replace(alignment, rounds=alignment.rounds[:1])
-    assert tilted_estimate(first).ess == pytest.approx(2.0)
+@pytest.mark.parametrize(("n", "ess"), [(4, 3.2), (10, 4.0), (16, 3.2)])
+def test_lambda_is_that_of_a_fifth_of_the_plain_samples(n, ess):
+    alignment = search(TiltedRestart(), 3, Toy(depth=6), n=n, budget=64)
+    plain = {4: 4, 10: 2, 16: 1}[n]
+    first = replace(alignment, rounds=alignment.rounds[:plain])
+    assert not any(response.rollout.kept_tokens for round_ in first.rounds for response in round_.responses)
+    assert tilted_estimate(first).ess == pytest.approx(ess)
     assert tilted_estimate(alignment).reward_temperature == tilted_estimate(first).reward_temperature
 
 
@@ -101,6 +104,22 @@ def test_what_is_vetoed_has_no_weight():
 def test_what_can_not_be_estimated():
     with pytest.raises(ConfigurationError, match="qalign"):
         aisp.tilted_estimate(search(QAlign(reward_temperature=1.0), 1, Toy()))
-    for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ConfigurationError, match="reward_temperature"):
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match=f"reward_temperature is {wrong}; give"):
             tilted_estimate(search(TiltedRestart(), 1, Toy()), wrong)
+    with pytest.raises(ConfigurationError, match="tie for best"):
+        tilted_estimate(search(TiltedRestart(), 1, Toy(), reward=rule))
+    blocks = replace(search(TiltedRestart(), 1, Toy()), strategy="tilted_restart, blocks of 2")
+    with pytest.raises(ConfigurationError, match="without commit_tokens"):
+        tilted_estimate(blocks, LAMBDA)
+
+
+def test_what_begins_with_a_token_that_was_tried_has_no_weight():
+    alignment = search(TiltedRestart(), 3, Toy(depth=6))
+    last = alignment.rounds[-1]
+    odd = replace(last.responses[0].rollout, kept_tokens=0)
+    assert odd.tokens.ids[0] in {r.rollout.tokens.ids[0] for r in alignment.rounds[0].responses}
+    changed = replace(last, responses=(replace(last.responses[0], rollout=odd), *last.responses[1:]))
+    made = tilted_estimate(replace(alignment, rounds=(*alignment.rounds[:-1], changed)), LAMBDA)
+    assert made.log_ratios[-len(last.responses)] == -np.inf
+    assert made.weights.sum() == pytest.approx(1.0)

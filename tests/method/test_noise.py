@@ -78,7 +78,9 @@ def test_noise_depends_on_seed_and_absolute_position_alone():
 
 
 def test_a_smaller_dimension_is_a_prefix_of_a_larger_one_within_its_blocks():
-    assert gaussians([9], torch.tensor([[0]]), 7).shape == (1, 1, 7)
+    small, large = (gaussians([9], torch.tensor([[0]]), dim) for dim in (7, 8))
+    assert small.shape == (1, 1, 7)
+    assert torch.equal(small, large[..., :7])
 
 
 def test_seeds_come_from_request_prompt_round_and_row():

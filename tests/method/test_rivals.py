@@ -11,8 +11,9 @@ from scipy.stats import chisquare
 from aisp.aligner import Aligner, Request, Stops
 from aisp.errors import ConfigurationError
 from aisp.plan import Plan
-from aisp.records import GREEDY, Limits, Sampling, Score
+from aisp.records import GREEDY, Limits, Proposal, Sampling, Score
 from aisp.strategies import MISVO, Blockwise, QAlign, Setting
+from aisp.strategies.qalign import Chain, _ratio
 from tests.method.toy import DIM, WEIGHT, Toy, ToyEngine, ToyReward, next_token, run_rounds
 
 
@@ -125,6 +126,24 @@ def test_blockwise_goes_on_with_the_best_beams_only():
     assert ones(state.beams[1].ids) == ones(seen[1])
     kept = [proposal.kept.ids for proposal in strategy.propose(state, 12)]
     assert [kept.count(beam.ids) for beam in state.beams] == [6, 6]
+
+
+def test_blockwise_keeps_its_beams_where_a_round_has_nothing_usable():
+    strategy, engine = Blockwise(beams=2, block_tokens=1), ToyEngine()
+    state = strategy.init(setting(8, 3, partial=True))
+    for verdict in ({}, {"vetoed": True}):
+        proposals = strategy.propose(state, 8)
+        rollouts = engine.rollout(None, proposals, None)
+        scores = [Score(value=float(sum(rollout.tokens.ids)), **verdict) for rollout in rollouts]
+        before, (state, _) = state, strategy.update(state, proposals, rollouts, scores)
+    assert state.beams == before.beams != ()
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5, math.inf])
+def test_a_chain_leaves_what_is_vetoed_whatever_lambda(temperature):
+    [tokens] = [rollout.tokens for rollout in ToyEngine().rollout(None, [Proposal(seed=1, sampling=Sampling())], None)]
+    vetoed, usable = Chain(tokens=tokens, reward=-math.inf), Chain(tokens=tokens, reward=1.0)
+    assert (_ratio(vetoed, usable, temperature), _ratio(usable, vetoed, temperature)) == (1.0, 0.0)
 
 
 def test_blockwise_starts_anew_once_everything_is_written_and_ends_whole():

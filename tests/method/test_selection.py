@@ -21,7 +21,14 @@ from aisp.weights import effective_sample_size
 from tests.method.toy import Toy, ToyEngine, ToyReward
 
 REWARDS = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=1, max_size=20).map(np.array)
-RULES = [Best(), SoftBest(), Pessimistic(), SoftBest(reward_temperature=0.7), Pessimistic(reward_temperature=0.7)]
+RULES = [
+    Best(),
+    *(
+        rule(**own)
+        for rule in (SoftBest, Pessimistic)
+        for own in ({}, *({"reward_temperature": t} for t in (0.7, np.inf)))
+    ),
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
