@@ -10,9 +10,10 @@ prefix is applied behind another. Here a round is drawn from what both halves of
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
 nothing apart, so up to half of a round is then drawn anew: as plain samples, but none that was drawn before
-(`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a response, times the share of the reward's variance
-that the linear model predicts out of sample: a reward that isn't linear in tokens is left to the restarts. What the
-tilt really costs is measured in every round, and the next one is corrected by it.
+(`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
+response, times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
+linear in tokens is left to the restarts. What the tilt really costs is measured in every round, and the next one is
+corrected by it.
 """
 
 from __future__ import annotations
