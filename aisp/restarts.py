@@ -171,8 +171,9 @@ def restarts_from(
     rewards = np.array([usable[place][1] for place in places])
     temperature = reward_temperature(rewards)
     parents = tuple(usable[place][0] for place in places)
-    others_tied = np.count_nonzero(rewards == rewards.max()) - 1 if not temperature else 0
-    anew = _TIED_ANEW * others_tied / max(len(parents) - 1, 1)
+    anew = 0.0
+    if not temperature and explored.departures().any():
+        anew = _TIED_ANEW * (np.count_nonzero(rewards == rewards.max()) - 1) / max(len(parents) - 1, 1)
     return Restarts(explored, parents, parent_weights(rewards, temperature), anew), temperature
 
 
@@ -184,6 +185,8 @@ def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> Flo
 
 
 def _cumulative(masses: FloatArray) -> FloatArray:
+    """Return the distribution function in proportion to masses, or of equal ones where all are 0."""
+    masses = masses if masses.any() else np.ones_like(masses)
     return np.asarray(masses.cumsum() / masses.sum())
 
 
