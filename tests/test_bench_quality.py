@@ -25,6 +25,7 @@ from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Sampling
 from aisp.results import ResultFile
 from aisp.rewards import Contains, FunctionReward, Length
+from aisp.rewards.spec import parse_reward
 from aisp.selection import Pessimistic, SoftBest
 from aisp.settings import SearchSettings
 
@@ -362,10 +363,13 @@ def test_prompts_are_kept_where_the_held_out_reward_of_best_of_n_is_within_bound
         return [json.loads(line) for line in (tmp_path / out / "rows.jsonl").read_text().splitlines()]
 
     assert len(run("all", (-9, 9)).spread) == 3
-    screened = [row["values"] for row in rows("all") if row["kind"] == "scores"][:6]
-    levels = np.array(
-        [held_out[int(np.argmax(reward))] for reward, held_out in zip(screened[::2], screened[1::2], strict=True)]
-    )
+    chosen, others = (parse_reward(spec) for spec in ("length:2..4", "length:15..16:characters"))
+    levels = []
+    for texts in (row["texts"] for row in rows("all") if row["kind"] == "pool" and row["seed"] == _SCREENING):
+        candidates = [Candidate(messages=[], text=text) for text in texts]
+        best = int(np.argmax([score.value for score in chosen.score(candidates)]))
+        levels.append(others.score(candidates)[best].value)
+    levels = np.array(levels)
     one = float(levels.max())
     within = int((levels == one).sum())
     assert within < 3, "prompts that can be told apart"

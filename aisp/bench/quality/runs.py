@@ -74,17 +74,23 @@ class Quality:
         return [*self._missing(self._pools()), *self._missing(self._searches())]
 
     def run(self, advance: Callable[[], None]) -> None:
-        """Do it, `concurrency` at a time, then score the pools; `advance` is called as each task ends."""
+        """Do it, `concurrency` at a time, then score the pools likewise; `advance` is called as each task ends.
+
+        Seconds are a run's own, with as many others in flight on either side: a slow reward is shared in searches, and
+        so it is over pools.
+        """
+        self._together(self.tasks(), advance)
+        self._together(list(self._missing(self._scores())), lambda: None)
+
+    def _together(self, tasks: Sequence[Callable[[], None]], advance: Callable[[], None]) -> None:
         with ThreadPoolExecutor(self.concurrency) as threads:
             try:
-                for done in as_completed([threads.submit(task) for task in self.tasks()]):
+                for done in as_completed([threads.submit(task) for task in tasks]):
                     done.result()
                     advance()
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
-        for task in self._missing(self._scores()):
-            task()
 
     def pool(self, plain: str, prompt: int) -> Row:
         """Return a prompt's pool of plain samples."""
