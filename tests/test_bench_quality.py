@@ -89,6 +89,38 @@ def quality(tiny, tmp_path):
     return build
 
 
+@pytest.fixture
+def command(tiny, tmp_path, monkeypatch):
+    """The command on three prompts, into the folder `out` below the test's own."""
+    import aisp.models
+
+    monkeypatch.setattr(aisp.models, "load", lambda *args, **kwargs: tiny)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
+
+    def run(out="out", **changes):
+        options = {
+            "rewards": ["length:2..4"],
+            "held_out": [],
+            "strategies": ["tilted_restart"],
+            "rules": [],
+            "plain": ["temperature=0.9"],
+            "model": "tiny",
+            "dtype": None,
+            "budget": 8,
+            "pool": 8,
+            "num_samples": 4,
+            "max_tokens": 6,
+            "seeds": 1,
+            "skip": 0,
+            "limit": None,
+            "concurrency": 2,
+            "out": tmp_path / out,
+        }
+        return run_quality(tmp_path / "prompts.txt", **{**options, **changes})
+
+    return run
+
+
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(quality, tmp_path):
     first = quality(seeds=(1,))
     done = []
@@ -248,30 +280,9 @@ def test_screening_draws_what_neither_pools_nor_searches_do(quality):
         ({"strategies": ["aisp:preset=paper"]}, 'name="word"'),
     ],
 )
-def test_words_that_the_benchmark_can_not_take_are_refused(tmp_path, tiny, monkeypatch, options, told):
-    import aisp.models
-
-    monkeypatch.setattr(aisp.models, "load", lambda *args, **kwargs: tiny)
-    (tmp_path / "prompts.txt").write_text("one\n")
-    given = {"strategies": ["tilted_restart"], "rules": [], "plain": ["temperature=0.8"], **options}
+def test_words_that_the_benchmark_can_not_take_are_refused(command, options, told):
     with pytest.raises(ConfigurationError, match=re.escape(told)):
-        run_quality(
-            tmp_path / "prompts.txt",
-            ["length:3..6"],
-            [],
-            **given,
-            model="tiny",
-            dtype=None,
-            budget=8,
-            pool=8,
-            num_samples=4,
-            max_tokens=4,
-            seeds=1,
-            skip=0,
-            limit=None,
-            concurrency=1,
-            out=tmp_path,
-        )
+        command(**options)
 
 
 def test_rows_of_another_precision_are_other_rows(quality, tiny):
@@ -292,70 +303,32 @@ def test_the_first_round_of_equal_seeds_is_shared(quality):
     assert ours == plain
 
 
-def test_the_command_writes_rows_report_and_picture(tiny, tmp_path, monkeypatch):
-    import aisp.models
-
-    monkeypatch.setattr(aisp.models, "load", lambda *args, **kwargs: tiny)
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("one\ntwo\nthree\n")
-    options = {
-        "model": "tiny",
-        "dtype": None,
-        "budget": 8,
-        "pool": 8,
-        "num_samples": 4,
-        "max_tokens": 6,
-        "seeds": 1,
-        "skip": 1,
-        "limit": 2,
-        "concurrency": 2,
-        "out": tmp_path / "out",
-    }
-    strategies = ["tilted_restart:tilt_nats=0", "tilted_restart"]
-    run_quality(
-        prompts,
-        ["length:2..4"],
-        ["contains:the"],
-        strategies,
-        ["soft_best_of_n"],
-        ["temperature=0.9,top_p=0.8"],
-        **options,
+def test_the_command_writes_rows_report_and_picture(command, tmp_path):
+    command(
+        held_out=["contains:the"],
+        strategies=["tilted_restart:tilt_nats=0", "tilted_restart"],
+        rules=["soft_best_of_n"],
+        plain=["temperature=0.9,top_p=0.8"],
+        skip=1,
+        limit=2,
     )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"rows.jsonl", "report.md", "report.png"}
     assert "tilted_restart:tilt_nats=0" in (tmp_path / "out" / "report.md").read_text()
     for wrong in (["magic"], ["tilted_restart:tilt=3"], ["aisp:scale"]):
         with pytest.raises(ConfigurationError):
-            run_quality(prompts, ["length:2..4"], [], wrong, [], ["temperature=0.9"], **options)
+            command(strategies=wrong)
     with pytest.raises(ConfigurationError, match="--reward"):
-        run_quality(prompts, [], [], strategies, [], ["temperature=0.9"], **options)
+        command(rewards=[])
 
 
-def test_prompts_are_kept_where_the_held_out_reward_of_best_of_n_is_within_bounds(tiny, tmp_path, monkeypatch):
-    import aisp.models
-
-    monkeypatch.setattr(aisp.models, "load", lambda *args, **kwargs: tiny)
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("one\ntwo\nthree\n")
-
+def test_prompts_are_kept_where_the_held_out_reward_of_best_of_n_is_within_bounds(command, tmp_path):
     def run(out, between):
-        return run_quality(
-            prompts,
-            ["length:2..4"],
-            ["length:15..16:characters"],
-            ["best_of_n"],
-            [],
-            ["temperature=0.9", "temperature=0.5"],
-            model="tiny",
-            dtype=None,
+        return command(
+            out,
+            held_out=["length:15..16:characters"],
+            strategies=["best_of_n"],
+            plain=["temperature=0.9", "temperature=0.5"],
             budget=16,
-            pool=8,
-            num_samples=4,
-            max_tokens=6,
-            seeds=1,
-            skip=0,
-            limit=None,
-            concurrency=2,
-            out=tmp_path / out,
             between=between,
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aisp.errors import ConfigurationError, ModelNotFoundError, UnsupportedModelError
 from aisp.records import Candidate, Score
 from aisp.rewards.base import Reward
-from aisp.rewards.encoding import Encoded, encode_chat, encode_texts, padded, padded_batches
+from aisp.rewards.encoding import Encoded, encode_chat, encode_texts, padded, padded_batches, tokens_read
 from aisp.rewards.function import last_user_text
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ class Classifier(Reward):
         return [Score(value=value, comment=row.comment) for value, row in zip(values, encoded, strict=True)]
 
     def _encode(self, tokenizer: Any, model: Any, candidate: Candidate) -> Encoded:
-        limit = self.max_length or min(
-            int(getattr(model.config, "max_position_embeddings", 1 << 20)), int(tokenizer.model_max_length)
-        )
+        limit = self.max_length or tokens_read(model, tokenizer)
         if self.input == "chat":
             encoded = encode_chat(tokenizer, candidate.messages, candidate.text, limit)
         else:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from aisp.errors import ConfigurationError, ModelNotFoundError
 from aisp.records import Candidate, Score
 from aisp.rewards.base import Reward
-from aisp.rewards.encoding import Encoded, encode_texts, padded, padded_batches
+from aisp.rewards.encoding import Encoded, encode_texts, padded, padded_batches, tokens_read
 from aisp.rewards.function import last_user_text
 
 if TYPE_CHECKING:
     import torch
 
 Pooling = Literal["mean", "first"]
-_LIMIT = 512  # tokens, where neither model nor tokenizer sets a limit
+_LIMIT = 512  # tokens of a text at most, whatever more the model could read
 
 
 class Coherence(Reward):
@@ -60,9 +60,7 @@ class Coherence(Reward):
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
         model, tokenizer = self._load()
-        limit = min(
-            int(getattr(model.config, "max_position_embeddings", _LIMIT)), int(tokenizer.model_max_length), _LIMIT
-        )
+        limit = min(tokens_read(model, tokenizer), _LIMIT)
         pairs = [(last_user_text(candidate), candidate.text) for candidate in candidates]
         encoded = {text: encode_texts(tokenizer, None, text, limit) for pair in pairs for text in pair}
         units = self._embeddings(model, tokenizer, encoded)

@@ -76,6 +76,11 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], response: str, limi
     )
 
 
+def tokens_read(model: Any, tokenizer: Any) -> int:
+    """Return how many tokens a model reads at most."""
+    return min(int(getattr(model.config, "max_position_embeddings", 1 << 20)), int(tokenizer.model_max_length))
+
+
 def padded(rows: Sequence[Encoded], tokenizer: Any, pad: int) -> dict[str, list[list[int]]]:
     """Return what a model reads of some rows, by the names of its inputs; `pad` fills up to the longest."""
     longest = max(len(row.ids) for row in rows)

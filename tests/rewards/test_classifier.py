@@ -20,8 +20,13 @@ from aisp.testing import tiny_model, tiny_tokenizer
 
 
 def model_of(labels):
+    return bert_of(BertForSequenceClassification, labels, num_labels=labels)
+
+
+def bert_of(kind, seed, **own):
+    """A tiny random BERT of the tiny tokenizer's vocabulary."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(labels)
+        torch.manual_seed(seed)
         config = BertConfig(
             vocab_size=len(tiny_tokenizer()),
             hidden_size=16,
@@ -29,10 +34,10 @@ def model_of(labels):
             num_attention_heads=2,
             intermediate_size=16,
             max_position_embeddings=64,
-            num_labels=labels,
             initializer_range=1.0,
+            **own,
         )
-        return BertForSequenceClassification(config).eval()
+        return kind(config).eval()
 
 
 def candidates_of(*texts, prompt="How are you?"):

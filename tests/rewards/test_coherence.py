@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from aisp.errors import ConfigurationError, RewardError
 from aisp.rewards import Coherence
 from aisp.rewards.spec import parse_reward
 from aisp.testing import tiny_tokenizer
-from tests.rewards.test_classifier import candidates_of
+from tests.rewards.test_classifier import bert_of, candidates_of
 
 
 def saved_encoder(folder):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=len(tiny_tokenizer()),
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=64,
-            initializer_range=1.0,
-        )
-        model = BertModel(config).eval()
+    model = bert_of(BertModel, 0)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return model

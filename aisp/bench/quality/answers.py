@@ -122,14 +122,12 @@ def searched(quality: Quality, name: str) -> Answers:
     """Return what a strategy's best response so far measures."""
     names = (*MEASURES, *quality.held_out)
     shape = (len(quality.prompts), len(quality.seeds), quality.budget)
-    found = {measure: np.empty(shape) for measure in names}
+    found = {measure: np.full(shape, np.nan) for measure in names}  # before the first usable response, no answer
     tokens, seconds, distinct, ess = np.empty(shape), np.empty(shape), np.empty(shape[:2]), np.empty(shape)
     for i in range(len(quality.prompts)):
         for s, seed in enumerate(quality.seeds):
             row = quality.search(name, i, seed)
             tokens[i, s], seconds[i, s] = np.cumsum(row["forward_tokens"]), _seconds(row)
-            for measure in names:  # before the first usable response there is no answer
-                found[measure][i, s] = np.nan
             distinct[i, s], ess[i, s] = row["distinct"], _ess(row)
             for step in row["best"]:
                 figures = _figures(step)
@@ -160,17 +158,17 @@ class _Pool:
 
 def _seconds(row: Row) -> FloatArray:
     """Return the seconds at which each response was scored: a round's are spent when it ends."""
-    each = [np.full(r["responses"], r["seconds"] / r["responses"]) for r in row["rounds"]]
-    return np.asarray(np.concatenate(each).cumsum())
+    return _of_each(row, [r["seconds"] / r["responses"] for r in row["rounds"]]).cumsum()
 
 
 def _ess(row: Row) -> FloatArray:
     """Return the effective sample size after each response's round."""
-    each = [
-        np.full(r["responses"], np.nan if ess is None else ess)
-        for r, ess in zip(row["rounds"], row["ess"], strict=True)
-    ]
-    return np.asarray(np.concatenate(each))
+    return _of_each(row, [np.nan if ess is None else ess for ess in row["ess"]])
+
+
+def _of_each(row: Row, of_rounds: Sequence[float]) -> FloatArray:
+    """Return for each response what is given for its round."""
+    return np.repeat(np.array(of_rounds, dtype=float), [r["responses"] for r in row["rounds"]])
 
 
 def _figures(step: dict[str, Any]) -> dict[str, float]:
