@@ -64,8 +64,7 @@ class Softmax:
 
     def entropy(self) -> Tensor:
         """Return the entropies in nats, shape (n,)."""
-        scores = self.scores.clamp(min=_LEAST)
-        mean = torch.bmm(self.masses[:, None], scores[:, :, None])[:, 0, 0] / self.log_total.exp()
+        mean = self.scores.clamp(min=_LEAST).mul_(self.masses).sum(-1) / self.log_total.exp()
         return (self.log_total - mean).clamp_(min=0.0)
 
     def log_probabilities(self, vocab: int) -> Tensor:

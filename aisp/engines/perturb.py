@@ -27,14 +27,14 @@ class Perturbation:
 
     Args:
         rows: Places in the batch of the rows that are perturbed, ascending.
-        vectors: v_t of each, float32 of shape (len(rows), dim).
-        means: Distinct u_t, float32 of shape (k, dim).
-        mean_of: For each of `rows`, the index of its u_t in `means`; -1 where it has none.
+        vectors: Distinct v_t and u_t, float32 of shape (k, dim): what rows without noise share is here once.
+        vector_of: For each of `rows`, the index of its v_t in `vectors`.
+        mean_of: Likewise of its u_t; -1 where it has none. The same as of its v_t where it has no noise.
     """
 
     rows: list[int]
     vectors: Tensor
-    means: Tensor
+    vector_of: list[int]
     mean_of: list[int]
 
 
@@ -52,25 +52,33 @@ class Perturber:
         if not perturbed:
             return None
         self._refresh([rows[place] for place in perturbed])
-        zero = torch.zeros(self.dim, device=self.device)
         vectors: list[Tensor] = []
-        means: list[Tensor] = []
+        vector_of: list[int] = []
         mean_of: list[int] = []
         known: dict[tuple[int, int, int], int] = {}
         for place in perturbed:
             row = rows[place]
-            offset = row.position % BLOCK
-            mean, shift = row.proposal.mean, row.proposal.shift
-            key = (id(mean), id(shift), row.position)
-            if (mean or shift is not None) and key not in known:
-                known[key] = len(means)
-                means.append(self._means_at(row.proposal, row.position, 1)[0])
-            index = known.get(key, -1)
-            noise = row.noise[offset] if row.noise is not None else zero
-            vectors.append(means[index] + noise if index >= 0 else noise)
-            mean_of.append(index)
-        stacked = torch.stack(means) if means else torch.zeros(0, self.dim, device=self.device)
-        return Perturbation(rows=perturbed, vectors=torch.stack(vectors), means=stacked, mean_of=mean_of)
+            mean = self._mean_of(row, vectors, known)
+            mean_of.append(mean)
+            if row.proposal.scale and row.noise is not None:
+                noise = row.noise[row.position % BLOCK]
+                vectors.append(vectors[mean] + noise if mean >= 0 else noise)
+                vector_of.append(len(vectors) - 1)
+            else:
+                vector_of.append(mean)
+        return Perturbation(rows=perturbed, vectors=torch.stack(vectors), vector_of=vector_of, mean_of=mean_of)
+
+    def _mean_of(self, row: Row, vectors: list[Tensor], known: dict[tuple[int, int, int], int]) -> int:
+        """Return the place of a row's u_t among the vectors, where it is put if it is new; -1 where there is none."""
+        mean, shift = row.proposal.mean, row.proposal.shift
+        if not mean and shift is None:
+            return -1
+        position = row.position if mean or shift is None else min(row.position, len(shift) - 1)
+        key = (id(mean), id(shift), position)
+        if key not in known:
+            known[key] = len(vectors)
+            vectors.append(self._means_at(row.proposal, row.position, 1)[0])
+        return known[key]
 
     def unused_mean_dot(self, row: Row) -> float:
         """Return the sum of u_t . v_t from the row's end to its horizon."""

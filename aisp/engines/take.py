@@ -25,12 +25,19 @@ _NUMBERS_AT_ONCE = 1 << 19
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Moves:
-    """What is added to the raw logits of some rows: places among them, W v of each, and the same for W u."""
+    """What is added to the raw logits of some rows.
+
+    Args:
+        places: The rows that are moved, among those.
+        shifts: W v of each, shape (len(places), vocab).
+        steered: The rows that have a mean.
+        means: W u of each, shape (len(steered), vocab); None where all that is added is means.
+    """
 
     places: list[int]
     shifts: Tensor
     steered: list[int]
-    mean_shifts: Tensor
+    means: Tensor | None
 
 
 @torch.inference_mode()
@@ -66,11 +73,11 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
 
 
 def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> tuple[Tensor, Tensor | None]:
-    """Return W z + b of each row, and W v of the perturbed rows with W u of the means behind them."""
+    """Return W z + b of each row, and what W makes of the perturbation's vectors."""
     if perturbation is None:
         return head.raw(pre_logits), None
     dtype = head.weight.dtype
-    stacked = torch.cat([pre_logits, perturbation.vectors.to(dtype), perturbation.means.to(dtype)])
+    stacked = torch.cat([pre_logits, perturbation.vectors.to(dtype)])
     linear = head.linear(stacked)
     n = pre_logits.shape[0]
     return head.add_bias(linear[:n]), linear[n:]
@@ -95,14 +102,18 @@ def _moves(places: Sequence[int], perturbation: Perturbation | None, shifts: Ten
     moved = [(j, where[place]) for j, place in enumerate(places) if place in where]
     if not moved:
         return None
-    steered = [(j, perturbation.mean_of[i]) for j, i in moved if perturbation.mean_of[i] >= 0]
-    first_mean = len(perturbation.rows)
+    vectors, means = [perturbation.vector_of[i] for _, i in moved], [perturbation.mean_of[i] for _, i in moved]
+    steered = [j for (j, _), mean in zip(moved, means, strict=True) if mean >= 0]
     return _Moves(
         places=[j for j, _ in moved],
-        shifts=shifts[[i for _, i in moved]],
-        steered=[j for j, _ in steered],
-        mean_shifts=shifts[[first_mean + mean for _, mean in steered]],
+        shifts=_picked(shifts, vectors),
+        steered=steered,
+        means=None if means == vectors else _picked(shifts, [mean for mean in means if mean >= 0]),
     )
+
+
+def _picked(rows: Tensor, places: Sequence[int]) -> Tensor:
+    return rows.index_select(0, torch.tensor(places, dtype=torch.int64, device=rows.device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +131,15 @@ def _take_some(
     """Take the next token of rows that draw alike, from W z + b."""
     figures = torch.zeros(len(rows), len(TOKEN_FIGURES), dtype=torch.float64, device=raw.device)
     logits = proposed = head.finish(raw)
+    log_total = logits.logsumexp(-1)
     if moves is not None:
-        moved = raw.clone()
-        moved[moves.places] += moves.shifts
-        proposed = head.finish(moved)
-        _measure_kl(head, raw, logits, moves, figures)
+        proposed = head.finish(_moved(raw, moves))
+        _measure_kl(head, raw, logits, log_total, proposed, moves, figures)
     _measure_scale(rows, raw, logits)
     prior, proposed = _allowed(rows, logits, proposed)
     tokens = _draw(rows, sampling, prior, proposed, uniform, figures)
     _hold(rows, tokens, figures)
-    figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - log_total
     if sampling.greedy:
         figures[:, 1] = figures[:, 0]
     asking = [j for j, row in enumerate(rows) if row.proposal.measure_scores]
@@ -192,22 +202,47 @@ def _draw(
     return tokens
 
 
-def _measure_kl(head: Head, raw: Tensor, logits: Tensor, moves: _Moves, figures: Tensor) -> None:
-    """Fill in KL(softmax(W(z + u)) || softmax(W z)) of each row that has a mean."""
-    if moves.steered:
-        log_q = torch.log_softmax(head.finish(raw[moves.steered] + moves.mean_shifts), -1)
-        log_p = torch.log_softmax(logits[moves.steered], -1)
-        figures[moves.steered, 3] = (log_q.exp() * (log_q - log_p)).sum(-1).double().clamp_(min=0.0)
+def _moved(raw: Tensor, moves: _Moves) -> Tensor:
+    """Return W (z + v) + b."""
+    if len(moves.places) == len(raw):
+        return raw + moves.shifts
+    moved = raw.clone()
+    moved[moves.places] += moves.shifts
+    return moved
+
+
+def _measure_kl(
+    head: Head, raw: Tensor, logits: Tensor, log_total: Tensor, proposed: Tensor, moves: _Moves, figures: Tensor
+) -> None:
+    """Fill in KL(softmax(W(z + u)) || softmax(W z)) of each row that has a mean.
+
+    With logits x of the one and y of the other it is E_x[x - y] less the difference of their log-sum-exps.
+    """
+    if not moves.steered:
+        return
+    if len(moves.steered) == len(raw):
+        steered, base, base_total = proposed, logits, log_total
+    else:
+        steered, base, base_total = proposed[moves.steered], logits[moves.steered], log_total[moves.steered]
+    if moves.means is not None:
+        steered = head.finish(raw[moves.steered] + moves.means)
+    top = steered.amax(-1, keepdim=True)
+    masses = (steered - top).exp_()
+    total = masses.sum(-1)
+    gain = (steered - base).mul_(masses).sum(-1) / total
+    kl = gain - (top[:, 0] + total.log_() - base_total)
+    figures[moves.steered, 3] = kl.double().clamp_(min=0.0)
 
 
 def _mean_dot(n: int, perturbation: Perturbation) -> Tensor:
     """Return u_t . v_t of each row, shape (n,); 0 where there is no mean."""
-    dots = torch.zeros(n, dtype=torch.float64, device=perturbation.vectors.device)
-    places = [place for place, mean in enumerate(perturbation.mean_of) if mean >= 0]
-    if places:
-        means = perturbation.means[[perturbation.mean_of[place] for place in places]]
-        rows = [perturbation.rows[place] for place in places]
-        dots[rows] = (means.double() * perturbation.vectors[places].double()).sum(-1)
+    vectors = perturbation.vectors.double()
+    dots = torch.zeros(n, dtype=torch.float64, device=vectors.device)
+    of = zip(perturbation.rows, perturbation.mean_of, perturbation.vector_of, strict=True)
+    steered = [(row, mean, vector) for row, mean, vector in of if mean >= 0]
+    if steered:
+        rows, means, own = (list(column) for column in zip(*steered, strict=True))
+        dots[rows] = (vectors[means] * vectors[own]).sum(-1)
     return dots
 
 
