@@ -89,13 +89,27 @@ def test_a_perturbation_is_the_same_shift_of_the_heads_input(model, proposal, sh
 def test_rows_of_many_kinds_in_one_batch_are_as_they_are_alone(llama, sharing):
     engine = engine_of(llama)
     prefix = engine.prefill(PROMPT)
-    proposals = [STEERED, SAMPLED, *(Proposal(seed=s, sampling=Sampling(), scale=0.1 * s) for s in range(6))]
+    noisy = [Proposal(seed=s, sampling=Sampling(), scale=0.1 * s) for s in range(6)]
+    proposals = [STEERED, SAMPLED, DENSE, CONSTANT, replace(CONSTANT, seed=8), *noisy]
     together = engine.rollout(prefix, proposals, Limits(max_tokens=40))
     alone = [engine.rollout(prefix, [proposal], Limits(max_tokens=40))[0] for proposal in proposals]
     assert [rollout.tokens.ids for rollout in together] == [rollout.tokens.ids for rollout in alone]
     assert len({len(rollout.tokens) for rollout in together}) > 1, "rows that end early must leave the batch"
     for one, other in zip(together, alone, strict=True):
-        np.testing.assert_allclose(one.tokens.log_prob, other.tokens.log_prob, atol=1e-4)
+        for figure in ("log_prob", "kl_to_base", "mean_dot"):
+            np.testing.assert_allclose(
+                getattr(one.tokens, figure), getattr(other.tokens, figure), atol=1e-4, err_msg=figure
+            )
+
+
+def test_a_shift_that_rows_share_passes_the_head_once_a_step(llama, monkeypatch):
+    engine, columns = engine_of(llama, eos=()), []
+    head = engine._parts.head
+    plain = head.linear
+    monkeypatch.setattr(head, "linear", lambda vectors: columns.append(len(vectors)) or plain(vectors))
+    proposals = [replace(CONSTANT, seed=s, horizon=None) for s in range(5)]
+    engine.rollout(engine.prefill(PROMPT), proposals, Limits(max_tokens=4))
+    assert columns == [5 + 1] * 4
 
 
 def test_requests_of_several_threads_meet_and_get_what_they_get_alone(llama, sharing):
