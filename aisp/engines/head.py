@@ -18,9 +18,9 @@ from aisp.errors import UnsupportedModelError
 from aisp.records import FloatArray
 
 _PROBE_TOKENS = 4
-# In float32, W x^T takes 0.4 to 0.9 of the time of x W^T up to so many rows (2 cores, heads of SmolLM2-135M and
-# Qwen2.5-0.5B). In bfloat16 x W^T is the quicker one at any size, by half at 46 rows: W x^T would be turned over.
-_FEW = 16
+# In float32, W x^T takes 0.3 to 0.7 of the time of x W^T at 4 and 8 rows, and up to 1.2 at more (2 cores, heads of
+# SmolLM2-135M and Qwen2.5-0.5B). In bfloat16 W x^T has to be turned over as well: twice the time at 46 rows.
+_FEW = 8
 
 
 class Head:
