@@ -64,8 +64,11 @@ class Softmax:
 
     def entropy(self) -> Tensor:
         """Return the entropies in nats, shape (n,)."""
-        mean = self.scores.clamp(min=_LEAST).mul_(self.masses).sum(-1) / self.log_total.exp()
-        return (self.log_total - mean).clamp_(min=0.0)
+        return (self.log_total - self.mean(self.scores.clamp(min=_LEAST))).clamp_(min=0.0)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the expectations of finite values of the columns, shape (n, k), as shape (n,)."""
+        return (values * self.masses).sum(-1) / self.log_total.exp()
 
     def log_probabilities(self, vocab: int) -> Tensor:
         """Return all log-probabilities, shape (n, vocab)."""

@@ -13,7 +13,7 @@ from aisp.engines.head import Head
 from aisp.engines.perturb import Perturbation, Perturber
 from aisp.engines.rows import Row
 from aisp.noise import uniforms
-from aisp.records import TOKEN_FIGURES, Sampling
+from aisp.records import GREEDY, TOKEN_FIGURES, Sampling
 
 Taken = tuple[int, tuple[float, ...]]
 """A token, and its figures in the order of `aisp.records.TOKEN_FIGURES`."""
@@ -214,23 +214,13 @@ def _moved(raw: Tensor, moves: _Moves) -> Tensor:
 def _measure_kl(
     head: Head, raw: Tensor, logits: Tensor, log_total: Tensor, proposed: Tensor, moves: _Moves, figures: Tensor
 ) -> None:
-    """Fill in KL(softmax(W(z + u)) || softmax(W z)) of each row that has a mean.
-
-    With logits x of the one and y of the other it is E_x[x - y] less the difference of their log-sum-exps.
-    """
+    """Fill in KL(softmax(W(z + u)) || softmax(W z)) of each row that has a mean."""
     if not moves.steered:
         return
-    if len(moves.steered) == len(raw):
-        steered, base, base_total = proposed, logits, log_total
-    else:
-        steered, base, base_total = proposed[moves.steered], logits[moves.steered], log_total[moves.steered]
-    if moves.means is not None:
-        steered = head.finish(raw[moves.steered] + moves.means)
-    top = steered.amax(-1, keepdim=True)
-    masses = (steered - top).exp_()
-    total = masses.sum(-1)
-    gain = (steered - base).mul_(masses).sum(-1) / total
-    kl = gain - (top[:, 0] + total.log_() - base_total)
+    at = slice(None) if len(moves.steered) == len(raw) else moves.steered
+    steered = proposed[at] if moves.means is None else head.finish(raw[at] + moves.means)
+    q = softmax(steered, GREEDY)  # at temperature 1
+    kl = q.mean(q.scores - logits[at]) - q.log_total + log_total[at]
     figures[moves.steered, 3] = kl.double().clamp_(min=0.0)
 
 
