@@ -40,8 +40,8 @@ class TiltedEstimate:
     Args:
         reward_temperature: lambda, in the reward's unit.
         responses: All that were drawn, n of them; those that can't be returned have weight 0.
-        log_ratios: Shape (n,): the mean of exp(log_ratio) f(y) estimates E_p[f], p being the base model as it was
-            sampled from. log p(y)/q(y) in a search of one round; -inf for what a round drew of an earlier one's.
+        log_ratios: Shape (n,): the mean of exp(log_ratio) f(y) estimates E_p[f], p being the base model as restarts
+            sample from it. log p(y)/q(y) in a search of one round; -inf for what a round drew of an earlier one's.
         weights: Shape (n,), summing to 1.
         ess: Their effective sample size, in [1, n]. Near 1 the estimate is one response's and tells nothing.
         log_normaliser: Estimate of log E_p[exp((r - r_max)/lambda)], r_max being the best reward found.
@@ -67,7 +67,7 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
     Args:
         alignment: Of `tilted_restart` or `best_of_n`, whose proposals' probabilities are known.
         reward_temperature: lambda > 0 of the target; None takes the one at which a fifth of the plain samples (two, if
-            that is more) would be effective.
+            that is more) would be effective by their rewards alone.
 
     Raises:
         ConfigurationError: Another strategy, a search in blocks, a lambda that is not above 0 and finite, or more plain

@@ -77,8 +77,8 @@ class Tokens:
     Args:
         ids: Token ids.
         log_prob: Under the base model at temperature 1, untruncated.
-        log_prior: Under the base model at the proposal's temperature and truncation: the p of importance weights.
-            Greedy draws have none of their own; theirs is at temperature 1.
+        log_prior: Under the base model at the temperature and truncation of the proposal's `prior`: the p of importance
+            weights. Greedy draws have none of their own; theirs is at temperature 1.
         log_proposal: Under the distribution that the token was drawn from, where it is tractable
             (softmax draws at scale 0), else NaN.
         kl_to_base: KL(softmax(W(z_t + u_t)) || softmax(W z_t)) at each position; 0 where there is no mean.
@@ -122,6 +122,7 @@ class Proposal:
     Args:
         seed: Seed of the row's Gaussians and of its token draws (two separate streams).
         sampling: How the token is taken.
+        prior: Of what law `log_prior` and `entropy` are; None for that of `sampling`. Greedy draws know nothing of it.
         scale: Standard deviation sigma of the perturbation, in units of pre-logits.
         mean: The terms of u_t; empty for zero.
         shift: Added to u_t as it is: float32 of shape (positions, dim), whose last row holds from there on, so that
@@ -144,6 +145,7 @@ class Proposal:
 
     seed: int
     sampling: Sampling = GREEDY
+    prior: Sampling | None = None
     scale: float = 0.0
     mean: tuple[NoiseTerm, ...] = ()
     shift: NDArray[np.float32] | None = None

@@ -179,7 +179,9 @@ class SearchSettings(BaseModel):
             )
         start = _STRATEGIES[name]()
         strategy = replace(start, sampling=self.make_sampling(start.sampling), **own)
-        return self._per_block(strategy) if isinstance(strategy, TiltedRestart) else strategy
+        if not isinstance(strategy, TiltedRestart):
+            return strategy
+        return self._per_block(replace(strategy, plain=self.make_sampling(strategy.plain)))
 
     def _per_block(self, strategy: TiltedRestart) -> TiltedRestart:
         """Hold the tilt to the budget of nats, and give a block its share of what a response may cost."""

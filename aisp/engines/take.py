@@ -59,10 +59,10 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
     uniform = _uniforms(rows, raw.device)
     tokens = torch.empty(n, dtype=torch.int64, device=raw.device)
     asked: list[tuple[list[int], Tensor]] = []
-    for sampling, places in _pieces(rows, raw):
+    for places in _pieces(rows, raw):
         where = slice(places[0], places[-1] + 1) if places[-1] - places[0] < len(places) else places
         some, moves = [rows[i] for i in places], _moves(places, perturbation, shifts)
-        drawn = _take_some(head, sampling, some, raw[where], moves, uniform[where])
+        drawn = _take_some(head, some, raw[where], moves, uniform[where])
         tokens[where] = drawn.tokens
         figures[where] += drawn.figures
         if drawn.probabilities is not None:
@@ -83,15 +83,15 @@ def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> t
     return head.add_bias(linear[:n]), linear[n:]
 
 
-def _pieces(rows: Sequence[Row], raw: Tensor) -> Iterator[tuple[Sampling, list[int]]]:
+def _pieces(rows: Sequence[Row], raw: Tensor) -> Iterator[list[int]]:
     """Yield places of rows that draw alike, so few that what is computed of them stays in a processor's cache."""
     at_once = max(1, _NUMBERS_AT_ONCE // raw.shape[1]) if raw.device.type == "cpu" else len(rows)
-    found: dict[Sampling, list[int]] = {}
+    found: dict[tuple[Sampling, Sampling | None], list[int]] = {}
     for i, row in enumerate(rows):
-        found.setdefault(row.proposal.sampling, []).append(i)
-    for sampling, places in found.items():
+        found.setdefault((row.proposal.sampling, row.proposal.prior), []).append(i)
+    for places in found.values():
         for start in range(0, len(places), at_once):
-            yield sampling, places[start : start + at_once]
+            yield places[start : start + at_once]
 
 
 def _moves(places: Sequence[int], perturbation: Perturbation | None, shifts: Tensor | None) -> _Moves | None:
@@ -125,10 +125,9 @@ class _Drawn:
     probabilities: Tensor | None
 
 
-def _take_some(
-    head: Head, sampling: Sampling, rows: Sequence[Row], raw: Tensor, moves: _Moves | None, uniform: Tensor
-) -> _Drawn:
+def _take_some(head: Head, rows: Sequence[Row], raw: Tensor, moves: _Moves | None, uniform: Tensor) -> _Drawn:
     """Take the next token of rows that draw alike, from W z + b."""
+    sampling = rows[0].proposal.sampling
     figures = torch.zeros(len(rows), len(TOKEN_FIGURES), dtype=torch.float64, device=raw.device)
     logits = proposed = head.finish(raw)
     log_total = logits.logsumexp(-1)
@@ -137,7 +136,7 @@ def _take_some(
         _measure_kl(head, raw, logits, log_total, proposed, moves, figures)
     _measure_scale(rows, raw, logits)
     prior, proposed = _allowed(rows, logits, proposed)
-    tokens = _draw(rows, sampling, prior, proposed, uniform, figures)
+    tokens = _draw(rows, prior, proposed, uniform, figures)
     _hold(rows, tokens, figures)
     figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - log_total
     if sampling.greedy:
@@ -182,16 +181,15 @@ def _uniforms(rows: Sequence[Row], device: torch.device) -> Tensor:
     return uniforms([row.proposal.seed for row in rows], positions)[:, 0]
 
 
-def _draw(
-    rows: Sequence[Row], sampling: Sampling, logits: Tensor, proposed: Tensor, uniform: Tensor, figures: Tensor
-) -> Tensor:
+def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, uniform: Tensor, figures: Tensor) -> Tensor:
     """Take tokens, shape (n,), and fill in the figures of softmax draws (log_prior, log_proposal, entropy)."""
+    sampling, law = rows[0].proposal.sampling, rows[0].proposal.prior or rows[0].proposal.sampling
     figures[:, 2] = torch.nan
     if sampling.greedy:
         figures[:, 5] = softmax(logits, sampling).entropy()
         return proposed.argmax(-1)
     proposal = softmax(proposed, sampling)
-    prior = proposal if proposed is logits else softmax(logits, sampling)
+    prior = proposal if proposed is logits and law == sampling else softmax(logits, law)
     excluded = {j: row.excluded for j, row in enumerate(rows) if row.excluded}
     if excluded:
         proposal = proposal.without(excluded)

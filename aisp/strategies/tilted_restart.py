@@ -32,6 +32,7 @@ from aisp.noise import row_seed
 from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.restarts import Restarts, restarts_from
 from aisp.strategies.base import Info, Setting
+from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.weights import effective_sample_size, solve_reward_temperature
 
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
@@ -41,7 +42,7 @@ RESTART_SAMPLES = 8
 """Responses of a round where none are asked for: each round restarts from what all before it found."""
 # Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
 _PLAIN = 16
-# Colder than what best-of-n does best with (0.8): restarts see to it that responses differ.
+# Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
 
 
@@ -81,7 +82,8 @@ class TiltedRestart:
     """Restart from prefixes of good responses, with the tokens tilted towards the reward.
 
     Args:
-        sampling: How a token is taken; temperature 0 would draw the same suffix again and again.
+        sampling: How a restart's tokens are taken; temperature 0 would draw the same suffix again and again.
+        plain: How those of the plain samples before the first restart are.
         parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
         tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear.
             0 leaves the tilt out.
@@ -92,6 +94,7 @@ class TiltedRestart:
 
     name: ClassVar[str] = "tilted_restart"
     sampling: Sampling = _SAMPLING
+    plain: Sampling = DEFAULT_SAMPLING
     parents: float = 2.0
     tilt_nats: float = 16.0
 
@@ -102,7 +105,7 @@ class TiltedRestart:
             raise ConfigurationError(f"tilt_nats is {self.tilt_nats}; expected a number >= 0 (0 for no tilt)")
 
     def init(self, setting: Setting) -> TiltedRestartState:
-        if self.sampling.greedy and setting.budget > 1:
+        if (self.sampling.greedy or self.plain.greedy) and setting.budget > 1:
             raise ConfigurationError(
                 f"{self.name} at temperature=0 would draw the same response {setting.budget} times; give a "
                 "temperature above 0, budget=1 for the greedy answer, or strategy='aisp', whose draws are greedy"
@@ -117,7 +120,8 @@ class TiltedRestart:
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
-                sampling=self.sampling,
+                sampling=self.plain if restarts is None else self.sampling,
+                prior=self.sampling,
                 kept=kept,
                 excluded=excluded,
                 shift=None if restarts is None else state.shift,

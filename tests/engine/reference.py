@@ -55,8 +55,8 @@ def decode(model: Any, prompt: Sequence[int], proposal: Proposal, max_tokens: in
             token = int(inverse_cdf(log_probabilities(proposed[None], proposal.sampling).exp(), uniform)[0])
         out.ids.append(token)
         out.log_prob.append(float(base.log_softmax(-1)[token]))
-        out.log_prior.append(float(log_probabilities(base[None], proposal.sampling)[0, token]))
-        prior = log_probabilities(base[None], proposal.sampling)[0]
+        prior = log_probabilities(base[None], proposal.prior or proposal.sampling)[0]
+        out.log_prior.append(float(prior[token]))
         out.entropy.append(float(-(prior.exp() * prior.clamp_min(-1e9)).sum()))
         log_q = steered.log_softmax(-1)
         out.kl_to_base.append(float((log_q.exp() * (log_q - base.log_softmax(-1))).sum()))

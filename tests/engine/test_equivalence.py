@@ -37,6 +37,7 @@ DENSE = Proposal(
     shift=np.random.default_rng(3).normal(0.0, 0.3, (5, 64)).astype(np.float32),
     measure_unused=True,
 )
+COLDER = Proposal(seed=4, sampling=Sampling(), prior=Sampling(temperature=0.6))
 CONSTANT = Proposal(seed=7, sampling=Sampling(), shift=np.full((1, 64), 0.2, dtype=np.float32), horizon=6)
 
 
@@ -71,7 +72,9 @@ def test_zero_perturbation_is_the_librarys_greedy_generate(model, sharing):
 
 
 @pytest.mark.parametrize(
-    "proposal", [STEERED, SAMPLED, DENSE, CONSTANT], ids=["greedy", "softmax", "dense", "constant"]
+    "proposal",
+    [STEERED, SAMPLED, DENSE, CONSTANT, COLDER],
+    ids=["greedy", "softmax", "dense", "constant", "colder prior"],
 )
 def test_a_perturbation_is_the_same_shift_of_the_heads_input(model, proposal, sharing):
     expected = decode(model, PROMPT, proposal, 14, eos=[2])
@@ -90,13 +93,13 @@ def test_rows_of_many_kinds_in_one_batch_are_as_they_are_alone(llama, sharing):
     engine = engine_of(llama)
     prefix = engine.prefill(PROMPT)
     noisy = [Proposal(seed=s, sampling=Sampling(), scale=0.1 * s) for s in range(6)]
-    proposals = [STEERED, SAMPLED, DENSE, CONSTANT, replace(CONSTANT, seed=8), *noisy]
+    proposals = [STEERED, SAMPLED, DENSE, CONSTANT, COLDER, replace(CONSTANT, seed=8), *noisy]
     together = engine.rollout(prefix, proposals, Limits(max_tokens=40))
     alone = [engine.rollout(prefix, [proposal], Limits(max_tokens=40))[0] for proposal in proposals]
     assert [rollout.tokens.ids for rollout in together] == [rollout.tokens.ids for rollout in alone]
     assert len({len(rollout.tokens) for rollout in together}) > 1, "rows that end early must leave the batch"
     for one, other in zip(together, alone, strict=True):
-        for figure in ("log_prob", "kl_to_base", "mean_dot"):
+        for figure in ("log_prob", "log_prior", "kl_to_base", "mean_dot", "entropy"):
             np.testing.assert_allclose(
                 getattr(one.tokens, figure), getattr(other.tokens, figure), atol=1e-4, err_msg=figure
             )

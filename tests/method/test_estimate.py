@@ -18,6 +18,7 @@ from aisp.strategies.best_of_n import BestOfN
 from tests.method.toy import Toy, ToyEngine, ToyReward
 
 LAMBDA = 0.7
+ONE = Sampling(temperature=0.6)
 
 
 def reward(ids):
@@ -82,7 +83,7 @@ def test_plain_samples_are_weighted_by_their_reward_alone():
 
 @pytest.mark.parametrize(("n", "ess"), [(4, 3.2), (10, 4.0), (16, 3.2)])
 def test_lambda_is_that_of_a_fifth_of_the_plain_samples(n, ess):
-    alignment = search(TiltedRestart(), 3, Toy(depth=6), n=n, budget=64)
+    alignment = search(TiltedRestart(sampling=ONE, plain=ONE), 3, Toy(depth=6), n=n, budget=64)
     plain = {4: 4, 10: 2, 16: 1}[n]
     first = replace(alignment, rounds=alignment.rounds[:plain])
     assert not any(response.rollout.kept_tokens for round_ in first.rounds for response in round_.responses)

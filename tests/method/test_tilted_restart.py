@@ -44,7 +44,7 @@ def linear_rewards(n=8, factor=1.0):
 def test_the_first_round_is_plain_samples_and_best_of_ns():
     from aisp.strategies.best_of_n import BestOfN
 
-    ours, theirs = TiltedRestart(), BestOfN(sampling=TiltedRestart().sampling)
+    ours, theirs = TiltedRestart(), BestOfN()
     mine, plain = ours.propose(ours.init(SETTING), 4), theirs.propose(theirs.init(SETTING), 4)
     assert [(p.seed, p.sampling, p.kept.ids, p.shift) for p in mine] == [
         (p.seed, p.sampling, p.kept.ids, p.shift) for p in plain

@@ -30,10 +30,13 @@ def next_token(prefix, temperature=1.0, shift=None):
 
 
 @cache
-def step(prefix, temperature, shift):
-    """Return P(token 1), and for both tokens their figures and score vectors; the shift is a float32's bytes."""
+def step(prefix, temperature, law, shift):
+    """Return P(token 1), and for both tokens their figures and score vectors; the shift is a float32's bytes.
+
+    `temperature` is that of the draw, `law` that of `log_prior`.
+    """
     own = None if shift is None else np.frombuffer(shift, dtype=np.float32)
-    q, p, base = next_token(prefix, temperature, own), next_token(prefix, temperature), next_token(prefix)
+    q, p, base = next_token(prefix, temperature, own), next_token(prefix, law), next_token(prefix)
     steered = next_token(prefix, 1.0, own)
     common = (float(steered @ np.log(steered / base)), 0.0, float(-p @ np.log(p)))
     figures = [(np.log(base[token]), np.log(p[token]), np.log(q[token]), *common) for token in (0, 1)]
@@ -87,7 +90,7 @@ def ids_of(text):
 class ToyEngine:
     """Speaks a toy language.
 
-    It honours kept and excluded tokens, sampling temperatures, shifts, pauses and score vectors.
+    It honours kept and excluded tokens, temperatures of draws and of their prior, shifts, pauses and score vectors.
     """
 
     context_length = None
@@ -108,7 +111,8 @@ class ToyEngine:
         steps = []
         while not self.toy.is_end(ids) and not self._pauses(proposal, ids):
             shift = None if proposal.shift is None else proposal.shift[min(len(ids), len(proposal.shift) - 1)].tobytes()
-            odds, figures, vectors = step(ids, proposal.sampling.temperature, shift)
+            law = proposal.prior or proposal.sampling
+            odds, figures, vectors = step(ids, proposal.sampling.temperature, law.temperature, shift)
             excluded = proposal.excluded if len(ids) == kept else ()
             token = 1 - excluded[0] if len(excluded) == 1 else int(rng.random() < odds)
             own = list(figures[token])
