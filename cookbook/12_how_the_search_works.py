@@ -42,11 +42,11 @@ reward = Sentiment(measure="balance") + 0.5 * Length(15, 35)
 options = {"rewards": reward, "budget": 32, "num_samples": 8, "max_tokens": 32, "seed": 1}
 ask = "Tell me how your holiday by the sea was."
 
-# The whole, and with parts taken out: without the tilt, and without restarts (which is best-of-n, as cold).
+# The whole, and with parts taken out: without the tilt, and without restarts (which is best-of-n).
 searches = {
     "restart and tilt": aisp.align(ask, **options),
     "restart alone": aisp.align(ask, **options, tilt_nats=0),
-    "neither": aisp.align(ask, **options, strategy="best_of_n", temperature=0.6),
+    "neither": aisp.align(ask, **options, strategy="best_of_n"),
 }
 for name, alignment in searches.items():
     means = ", ".join(f"{round_.mean_reward:.2f}" for round_ in alignment.rounds)

@@ -8,6 +8,8 @@ prefix is applied behind another. Here a round is drawn from what both halves of
     suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, y_c none of the tokens that were tried there, with
             u = slope/lambda' of the linear reward (`aisp.linear`)
 
+The first parents are plain samples, drawn as best-of-n's are: hotter than restarts, so that they differ.
+
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
 nothing apart, so up to half of a round is then drawn anew: as plain samples, but none that was drawn before
 (`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
