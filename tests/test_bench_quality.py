@@ -190,28 +190,29 @@ def test_prompts_whose_pool_is_all_alike_have_no_unit(quality):
     assert "| ours | 8 |  |  |  | 0 |" in made.markdown()
 
 
-def odd_only(score):
-    """A reward below 0 that knows no text of an even number of characters."""
+def no_threes(score):
+    """A reward that knows no text whose number of characters is a multiple of three."""
 
     def scored(text):
-        if len(text) % 2 == 0:
-            raise ValueError("even")
+        if len(text) % 3 == 0:
+            raise ValueError("a multiple of three")
         return score(text)
 
     return FunctionReward(scored, on_error="exclude")
 
 
 def test_what_is_excluded_is_no_answer_on_either_side(quality):
-    bench = quality(reward=odd_only(lambda text: -1.0 - len(text)), held_out={"odd": odd_only(len)})
+    bench = quality(reward=no_threes(lambda text: -1.0 - len(text)), held_out={"known": no_threes(len)})
     bench.run(lambda: None)
     made = report(bench, "t1")
     rewards = np.array(bench.scores("t1", 0, bench.reward))
     usable = rewards[np.isfinite(rewards)]
     assert 0 < usable.size < rewards.size
+    assert len(made.answers[made.baseline].measures["reward"]) == 3, "no prompt is without an answer"
     theirs = made.answers[made.baseline].measures
     assert theirs["reward"][0, 0, 0] == pytest.approx(usable.mean()), "any of those that can be returned"
     assert theirs["reward"][0, 0, 11] == usable.max()
-    assert theirs["odd"][0, 0, 0] == pytest.approx((-1.0 - usable).mean())
+    assert theirs["known"][0, 0, 0] == pytest.approx((-1.0 - usable).mean())
     assert np.nanmax(made.answers["ours"].measures["reward"]) < 0
 
 
