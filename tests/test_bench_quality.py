@@ -296,7 +296,7 @@ def test_the_first_round_of_equal_seeds_is_shared(quality):
     bench = quality(
         strategies={
             "ours": SearchSettings(strategy="tilted_restart", num_samples=12),
-            "plain": SearchSettings(strategy="best_of_n", num_samples=12, temperature=0.6),
+            "plain": SearchSettings(strategy="best_of_n", num_samples=12),
         }
     )
     bench.run(lambda: None)
