@@ -178,7 +178,7 @@ class SearchSettings(BaseModel):
                 "leave commit_tokens out, or take another strategy"
             )
         start = _STRATEGIES[name]()
-        strategy = replace(start, sampling=self.make_sampling(start.sampling), **own)
+        strategy: Strategy[Any] = replace(start, sampling=self.make_sampling(start.sampling), **own)
         if not isinstance(strategy, TiltedRestart):
             return strategy
         return self._per_block(replace(strategy, plain=self.make_sampling(strategy.plain)))
