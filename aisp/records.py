@@ -52,6 +52,10 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def truncated(self) -> bool:
+        return self.top_p < 1 or self.top_k is not None
+
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -178,10 +178,12 @@ class SearchSettings(BaseModel):
                 "leave commit_tokens out, or take another strategy"
             )
         start = _STRATEGIES[name]()
-        strategy: Strategy[Any] = replace(start, sampling=self.make_sampling(start.sampling), **own)
-        if not isinstance(strategy, TiltedRestart):
-            return strategy
-        return self._per_block(replace(strategy, plain=self.make_sampling(strategy.plain)))
+        sampling = self.make_sampling(start.sampling)
+        if isinstance(start, TiltedRestart):
+            plain = sampling if sampling.truncated else self.make_sampling(start.plain)
+            return self._per_block(replace(start, sampling=sampling, plain=plain, **own))
+        strategy: Strategy[Any] = replace(start, sampling=sampling, **own)
+        return strategy
 
     def _per_block(self, strategy: TiltedRestart) -> TiltedRestart:
         """Hold the tilt to the budget of nats, and give a block its share of what a response may cost."""

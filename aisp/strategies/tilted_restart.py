@@ -85,7 +85,8 @@ class TiltedRestart:
 
     Args:
         sampling: How a restart's tokens are taken; temperature 0 would draw the same suffix again and again.
-        plain: How those of the plain samples before the first restart are.
+        plain: How those of the plain samples before the first restart are; with top_p or top_k as those of restarts,
+            which would otherwise leave out what was drawn.
         parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
         tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear.
             0 leaves the tilt out.
@@ -101,6 +102,11 @@ class TiltedRestart:
     tilt_nats: float = 16.0
 
     def __post_init__(self) -> None:
+        if self.sampling.truncated and self.plain != self.sampling:
+            raise ConfigurationError(
+                f"plain samples are drawn by {self.plain} and restarts by {self.sampling}, to which some tokens of the "
+                "former are impossible; give both the same where there is top_p or top_k"
+            )
         if not (math.isfinite(self.parents) and self.parents >= 1):
             raise ConfigurationError(f"parents is {self.parents}; expected a number >= 1")
         if not (math.isfinite(self.tilt_nats) and self.tilt_nats >= 0):

@@ -52,7 +52,11 @@ def test_explicit_numbers_win_over_the_preset_and_zeros_are_zeros():
 def test_how_tokens_are_drawn():
     assert strategy_of(strategy="best_of_n").sampling == Sampling(temperature=0.8)
     assert strategy_of(strategy="best_of_n", temperature=1.0, top_p=0.9).sampling == Sampling(top_p=0.9)
-    assert strategy_of(temperature=0.7).sampling == Sampling(temperature=0.7)
+    assert strategy_of().plain == strategy_of(strategy="best_of_n").sampling
+    given = strategy_of(temperature=0.7)
+    assert given.sampling == given.plain == Sampling(temperature=0.7)
+    nucleus = strategy_of(top_p=0.9)
+    assert nucleus.sampling == nucleus.plain == Sampling(temperature=0.6, top_p=0.9)
     assert strategy_of(strategy="aisp", temperature=0.7) == AISP(sampling=Sampling(temperature=0.7))
     assert strategy_of(strategy="best_of_n", temperature=0.0).sampling == GREEDY
 

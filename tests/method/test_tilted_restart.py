@@ -197,3 +197,10 @@ def test_greedy_draws_are_refused_where_they_would_repeat_themselves():
     with pytest.raises(ConfigurationError, match="strategy='aisp'"):
         greedy.init(SETTING)
     assert greedy.init(replace(SETTING, budget=1)).population == ()
+
+
+def test_plain_samples_of_another_law_than_a_nucleus_are_refused():
+    nucleus = Sampling(temperature=0.6, top_p=0.9)
+    with pytest.raises(ConfigurationError, match="give both the same"):
+        TiltedRestart(sampling=nucleus)
+    assert TiltedRestart(sampling=nucleus, plain=nucleus).plain == nucleus
