@@ -54,6 +54,7 @@ class Sampling:
 
     @property
     def truncated(self) -> bool:
+        """Whether some tokens are left out."""
         return self.top_p < 1 or self.top_k is not None
 
 
@@ -163,6 +164,11 @@ class Proposal:
     measure_bag: bool = False
     measure_scores: bool = False
     retain: bool = False
+
+    @property
+    def law(self) -> Sampling:
+        """What `log_prior` and `entropy` are of."""
+        return self.sampling if self.prior is None else self.prior
 
     @property
     def steered(self) -> bool:

@@ -87,7 +87,7 @@ def softmax(logits: Tensor, sampling: Sampling) -> Softmax:
     """
     ids = None
     scores = logits if sampling.greedy or sampling.temperature == 1 else logits / sampling.temperature
-    if not sampling.greedy and (sampling.top_p < 1 or sampling.top_k is not None):
+    if not sampling.greedy and sampling.truncated:
         scores, ids = truncated(scores, sampling.top_p, sampling.top_k)
     top = scores.amax(-1, keepdim=True)
     scores = scores - top if scores is logits else scores.sub_(top)

@@ -86,9 +86,9 @@ def _raw(head: Head, pre_logits: Tensor, perturbation: Perturbation | None) -> t
 def _pieces(rows: Sequence[Row], raw: Tensor) -> Iterator[list[int]]:
     """Yield places of rows that draw alike, so few that what is computed of them stays in a processor's cache."""
     at_once = max(1, _NUMBERS_AT_ONCE // raw.shape[1]) if raw.device.type == "cpu" else len(rows)
-    found: dict[tuple[Sampling, Sampling | None], list[int]] = {}
+    found: dict[tuple[Sampling, Sampling], list[int]] = {}
     for i, row in enumerate(rows):
-        found.setdefault((row.proposal.sampling, row.proposal.prior), []).append(i)
+        found.setdefault((row.proposal.sampling, row.proposal.law), []).append(i)
     for places in found.values():
         for start in range(0, len(places), at_once):
             yield places[start : start + at_once]
@@ -183,7 +183,7 @@ def _uniforms(rows: Sequence[Row], device: torch.device) -> Tensor:
 
 def _draw(rows: Sequence[Row], logits: Tensor, proposed: Tensor, uniform: Tensor, figures: Tensor) -> Tensor:
     """Take tokens, shape (n,), and fill in the figures of softmax draws (log_prior, log_proposal, entropy)."""
-    sampling, law = rows[0].proposal.sampling, rows[0].proposal.prior or rows[0].proposal.sampling
+    sampling, law = rows[0].proposal.sampling, rows[0].proposal.law
     figures[:, 2] = torch.nan
     if sampling.greedy:
         figures[:, 5] = softmax(logits, sampling).entropy()

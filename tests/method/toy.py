@@ -111,8 +111,7 @@ class ToyEngine:
         steps = []
         while not self.toy.is_end(ids) and not self._pauses(proposal, ids):
             shift = None if proposal.shift is None else proposal.shift[min(len(ids), len(proposal.shift) - 1)].tobytes()
-            law = proposal.prior or proposal.sampling
-            odds, figures, vectors = step(ids, proposal.sampling.temperature, law.temperature, shift)
+            odds, figures, vectors = step(ids, proposal.sampling.temperature, proposal.law.temperature, shift)
             excluded = proposal.excluded if len(ids) == kept else ()
             token = 1 - excluded[0] if len(excluded) == 1 else int(rng.random() < odds)
             own = list(figures[token])
