@@ -12,10 +12,10 @@ The first parents are plain samples, drawn as best-of-n's are: hotter than resta
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
 nothing apart, so a round is then as hot as the plain samples, and up to half of it is drawn anew: as these were, but
-none that was drawn before (`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
-response, times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
-linear in tokens is left to the restarts. What the tilt really costs is measured in every round, and the next one is
-corrected by it.
+none that was drawn before (`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its
+strength is `tilt_nats` of KL a response, times the share of the reward's variance that the linear model predicts out of
+sample: a reward that isn't linear in tokens is left to the restarts. What the tilt really costs is measured in every
+round, and the next one is corrected by it.
 """
 
 from __future__ import annotations
