@@ -11,11 +11,11 @@ prefix is applied behind another. Here a round is drawn from what both halves of
 The first parents are plain samples, drawn as best-of-n's are: hotter than restarts, so that they differ.
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
-nothing apart, so a round is then as hot as the plain samples, and up to half of it is drawn anew: as these were, but
-none that was drawn before (`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its
-strength is `tilt_nats` of KL a response, times the share of the reward's variance that the linear model predicts out of
-sample: a reward that isn't linear in tokens is left to the restarts. What the tilt really costs is measured in every
-round, and the next one is corrected by it.
+nothing apart, so up to half of a round is then drawn anew: as plain samples, but none that was drawn before
+(`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
+response, times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
+linear in tokens is left to the restarts. What the tilt really costs is measured in every round, and the next one is
+corrected by it.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class TiltedRestart:
 
     Args:
         sampling: How a restart's tokens are taken; temperature 0 would draw the same suffix again and again.
-        plain: How those of the plain samples before the first restart are, and all of a round in which some are drawn
-            anew; with top_p or top_k as those of restarts, which would otherwise leave out what was drawn.
+        plain: How those of the plain samples before the first restart are; with top_p or top_k as those of restarts,
+            which would otherwise leave out what was drawn.
         parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
         tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear.
             0 leaves the tilt out.
@@ -128,7 +128,7 @@ class TiltedRestart:
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
-                sampling=self.plain if restarts is None or restarts.anew else self.sampling,
+                sampling=self.plain if restarts is None else self.sampling,
                 prior=self.sampling,
                 kept=kept,
                 excluded=excluded,

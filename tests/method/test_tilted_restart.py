@@ -171,16 +171,6 @@ def test_what_is_vetoed_or_not_scorable_has_no_part():
     assert all(not p.kept.ids for p in strategy.propose(none, 8))
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_round_is_as_hot_as_plain_samples_where_rewards_tie_for_best(tied):
-    strategy = TiltedRestart()
-    state, _, _ = after_a_round(strategy, [1.0, 1.0, 0, 0, 0, 0, 0, 0] if tied else [1.0, 0, 0, 0, 0, 0, 0, 0])
-    assert (state.restarts.anew > 0) == tied
-    proposals = strategy.propose(state, 8)
-    assert {p.sampling for p in proposals} == {strategy.plain if tied else strategy.sampling}
-    assert {p.law for p in proposals} == {strategy.sampling}
-
-
 def test_tied_rewards_restart_from_anything_and_tilt_nothing():
     strategy = TiltedRestart()
     state, info, _ = after_a_round(strategy, [1.0] * 8)
