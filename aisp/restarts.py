@@ -7,8 +7,8 @@ tree of those before it does so at one place, which makes its probability under 
     q(y) = q(y_>=c | y_c not tried) . ((1 - a) sum_j W_j P(c | j) + a P(c))     over the parents j that begin with y_<c
 
 The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
-leaving the tree there. Rewards that can't tell the best parents apart say little about where to restart from, so a
-grows with how many of them are tied; where none are, it is 0.
+leaving the tree there. It is the share of pairs of parents that are tied for best: the rewards can't tell these apart,
+and where they can tell none, all is drawn anew.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from aisp.weights import normalise, tilt
 
 # Below this share a prefix counts as tried out: roundings of bfloat16 log-probabilities are about as large.
 _LEAST_OPEN = 1e-3
-# Drawn anew where all parents are tied. The other half restarts: with a new first token behind an old prefix it finds
-# what plain sampling is long in finding.
-_TIED_ANEW = 0.5
 
 
 class Explored:
@@ -109,7 +106,7 @@ class Restarts:
         explored: All that was drawn before.
         parents: Responses of it that are open.
         weights: W_j of the parents, shape (parents,), summing to 1.
-        anew: Share of the responses that begin as a plain sample would that is none of those before, in [0, 1).
+        anew: Share of the responses that begin as a plain sample would that is none of those before, in [0, 1].
     """
 
     explored: Explored
@@ -172,8 +169,9 @@ def restarts_from(
     temperature = reward_temperature(rewards)
     parents = tuple(usable[place][0] for place in places)
     anew = 0.0
-    if not temperature and explored.departures().any():
-        anew = _TIED_ANEW * (np.count_nonzero(rewards == rewards.max()) - 1) / max(len(parents) - 1, 1)
+    if not temperature and len(parents) > 1 and explored.departures().any():
+        tied = np.count_nonzero(rewards == rewards.max())
+        anew = tied * (tied - 1) / (len(parents) * (len(parents) - 1))
     return Restarts(explored, parents, parent_weights(rewards, temperature), anew), temperature
 
 

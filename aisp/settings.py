@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aisp.aligner import Aligner, Parse, Settle, Stops, settled_text, text_candidate
 from aisp.engines.base import Engine
 from aisp.errors import ConfigurationError
-from aisp.plan import DEFAULT_SAMPLES, Plan, make_plan
+from aisp.plan import Plan, make_plan
 from aisp.records import GREEDY, Limits, Sampling
 from aisp.rewards.base import Reward
 from aisp.selection import Best, Pessimistic, Selection, SoftBest
@@ -24,7 +25,7 @@ from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
 from aisp.strategies.blockwise import Blockwise
 from aisp.strategies.misvo import MISVO
 from aisp.strategies.qalign import QAlign
-from aisp.strategies.tilted_restart import RESTART_SAMPLES, TiltedRestart
+from aisp.strategies.tilted_restart import TiltedRestart, round_size
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -64,7 +65,7 @@ class SearchSettings(BaseModel):
             `preset="paper"` or greedy draws are asked for, which it is made for), and one plain sample without.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
-        num_samples: Responses a round; 8 by default for "tilted_restart", which learns from each, else 16.
+        num_samples: Responses a round; 16 by default, for "tilted_restart" a quarter of the budget, 8 to 16.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
         scale: sigma of the perturbation, in units of pre-logits; "auto" calibrates it on the prompt.
         reward_temperature: lambda (of "pessimism": beta), in the reward's unit; "auto" solves for
@@ -161,7 +162,10 @@ class SearchSettings(BaseModel):
             else:
                 samples = min(PAPER_SAMPLES, budget)
         name = self.strategy or self._default_strategy(rewarded)
-        return make_plan(budget, samples, rounds, RESTART_SAMPLES if name == TiltedRestart.name else DEFAULT_SAMPLES)
+        if name == TiltedRestart.name:
+            blocks = 1 if self.commit_tokens is None else math.ceil(self._max_tokens / self.commit_tokens)
+            return make_plan(budget, samples, rounds, lambda total: round_size(total // blocks))
+        return make_plan(budget, samples, rounds)
 
     def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:
         """Return the strategy with its numbers: those of the preset, then those that were given."""

@@ -14,9 +14,9 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
    prefix of a good one (parent j with probability proportional to exp(r_j/lambda), lambda such that two parents are
    effective), and is drawn anew behind a cut. Where the model was sure there is nothing else to draw, so cuts are made
    in proportion to the entropy of the token that was taken there. What was tried behind a prefix is not tried again:
-   the first new token is none of those that earlier answers have there. What is kept costs no forward pass. Where
-   rewards tie for best they tell little, and up to half of a round is drawn as plain samples would be, without those
-   that are there already.
+   the first new token is none of those that earlier answers have there. What is kept costs no forward pass. The more
+   rewards tie for best the less they tell, and the more of a round is plain samples, without those that are there
+   already: all of it where all are tied.
 
 2. Behind any other prefix, what is known is which tokens go with reward. Let b = sum_t W[y_t] be the bag of an answer,
    W[y] being token y's row of the LM head, and fit r = a + s . b by ridge regression to all answers so far. For such

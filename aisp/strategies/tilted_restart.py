@@ -11,9 +11,10 @@ prefix is applied behind another. Here a round is drawn from what both halves of
 The first parents are plain samples, drawn as best-of-n's are: hotter than restarts, so that they differ.
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
-nothing apart, so up to half of a round is then drawn anew: as plain samples, but none that was drawn before
-(`aisp.restarts`). The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
-response, times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
+nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before
+(`aisp.restarts`). It is all of it where all rewards are tied: until something is found, the search is best-of-n without
+replacement. The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a response,
+times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
 linear in tokens is left to the restarts. What the tilt really costs is measured in every round, and the next one is
 corrected by it.
 """
@@ -40,8 +41,6 @@ from aisp.weights import effective_sample_size, solve_reward_temperature
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
 # between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
-RESTART_SAMPLES = 8
-"""Responses of a round where none are asked for: each round restarts from what all before it found."""
 # Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
 _PLAIN = 16
 # Colder than the plain samples: restarts see to it that responses differ.
@@ -125,14 +124,15 @@ class TiltedRestart:
         rng = np.random.default_rng([root, state.round_index])
         restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
         starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
+        plain = restarts is None or restarts.anew > 0.5
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
-                sampling=self.plain if restarts is None else self.sampling,
+                sampling=self.plain if plain else self.sampling,
                 prior=self.sampling,
                 kept=kept,
                 excluded=excluded,
-                shift=None if restarts is None else state.shift,
+                shift=None if plain else state.shift,
                 measure_bag=self.tilt_nats > 0,
                 retain=True,
             )
@@ -191,6 +191,14 @@ class TiltedRestart:
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)
+
+
+def round_size(budget: int) -> int:
+    """Return how many responses a round has where no number is asked for: a quarter of the budget, 8 to 16.
+
+    The smaller the rounds, the more is known of where to restart from; the larger, the more of them a step decodes.
+    """
+    return min(max(8, budget // 4), 16)
 
 
 def draws_plainly(population: int, budget: int) -> bool:

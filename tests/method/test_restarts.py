@@ -59,7 +59,7 @@ def test_parents_are_those_that_something_is_left_behind_each_once():
     assert Explored(everything).open_parents(everything) == []
 
 
-@pytest.mark.parametrize("anew", [0.0, 0.4])
+@pytest.mark.parametrize("anew", [0.0, 0.4, 1.0])
 def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
     toy, responses = Toy(), drawn(5)
     explored = Explored(responses)
@@ -111,8 +111,9 @@ def test_a_share_is_drawn_anew_where_rewards_are_tied():
         return restarts_from(responses, usable, lambda r: solve_reward_temperature(r, 2.0 / n))[0].anew
 
     assert anew([float(i) for i in range(n)]) == 0.0
-    assert anew([1.0] * n) == 0.5
-    assert anew([0.0] + [1.0] * (n - 1)) == pytest.approx(0.5 * (n - 2) / (n - 1))
+    assert anew([0.0] * (n - 1) + [1.0]) == 0.0, "one that was found is gone on from"
+    assert anew([1.0] * n) == 1.0
+    assert anew([0.0] + [1.0] * (n - 1)) == pytest.approx((n - 2) / n)
 
 
 def test_parents_count_by_their_rewards_and_alike_where_these_are_tied():

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.rules.base import Rule, average
+from aisp.rewards.rules.base import Rule, average, below_one
 from aisp.rewards.rules.units import sentences
 
 _ADDRESS = re.compile(r"https?://[^\s<>()]+|[\w.+-]+@[\w-]+\.[\w.-]+")
@@ -16,8 +16,9 @@ _ADDRESS = re.compile(r"https?://[^\s<>()]+|[\w.+-]+@[\w-]+\.[\w.-]+")
 class Language(Rule):
     """1 where a text as a whole is most likely in a language. Needs the `rules` extra.
 
-    Else the mean over its sentences, by their lengths, of the language's probability over that of the likeliest one.
-    Addresses of the web and of mail are in no language. A text without letters is in no other language, and scores 1.
+    Else the mean over its sentences, by their lengths, of the language's probability over that of the likeliest one, in
+    hundredths: a thousandth is the identifier's noise, which a search would climb. Addresses of the web and of mail are
+    in no language. A text without letters is in no other language, and scores 1.
 
     Args:
         language: ISO 639-1 code, as "en".
@@ -46,7 +47,8 @@ class Language(Rule):
 
 def _likelihood(text: str, language: str) -> float:
     ranked = _identifier().rank(text)
-    return float(dict(ranked)[language] / ranked[0][1])
+    best, own = ranked[0][1], dict(ranked)[language]
+    return 1.0 if own == best else below_one(round(float(own / best), 2))
 
 
 @cache
