@@ -171,13 +171,24 @@ def test_what_is_vetoed_or_not_scorable_has_no_part():
     assert all(not p.kept.ids for p in strategy.propose(none, 8))
 
 
-def test_tied_rewards_restart_from_anything_and_tilt_nothing():
+def test_where_all_rewards_are_tied_a_round_is_plain_samples_that_are_new():
     strategy = TiltedRestart()
     state, info, _ = after_a_round(strategy, [1.0] * 8)
     assert state.shift is None
     assert info.reward_temperature is None
-    assert info.ess == pytest.approx(8.0)
-    assert len({p.kept.ids[0] // 100 for p in strategy.propose(state, 8) if p.kept.ids}) > 3
+    proposals = [p for r in range(40) for p in strategy.propose(replace(state, round_index=r), 8)]
+    assert {p.sampling for p in proposals} == {strategy.plain}
+    assert all(p.excluded and p.shift is None for p in proposals)
+    # The 8 first tokens have half of the model's probability: of plain samples, half begin with another one.
+    assert np.mean([not p.kept.ids for p in proposals]) == pytest.approx(0.5 / (0.5 + 0.5 * 0.9), abs=0.1)
+
+
+def test_what_was_found_among_tied_rewards_is_gone_on_from():
+    strategy = TiltedRestart(parents=1.0)
+    state, _, _ = after_a_round(strategy, [0, 0, 0, 1, 0, 0, 0, 0])
+    for proposal in strategy.propose(state, 8):
+        assert proposal.sampling == strategy.sampling
+        assert proposal.kept.ids == rollout_of(3).tokens.ids[: len(proposal.kept)]
 
 
 def test_no_tilt_where_none_is_wanted():
