@@ -12,9 +12,9 @@ The first parents are plain samples, drawn as best-of-n's are: hotter than resta
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
 nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before
-(`aisp.restarts`). It is all of it where all rewards are tied: until something is found, the search is best-of-n without
-replacement. The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a response,
-times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
+(`aisp.restarts`). Where all are tied it is the whole round: until something is found, the search is best-of-n without
+replacement. The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
+response, times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
 linear in tokens is left to the restarts. What the tilt really costs is measured in every round, and the next one is
 corrected by it.
 """

@@ -110,9 +110,7 @@ def _within(quality: Quality, plain: str, bounds: tuple[float, float], console: 
     low, high = bounds
     # One way of sampling and no search: the others are for the prompts that are kept.
     n = min(_SCREENED, quality.pool_size)
-    screened = replace(
-        quality, strategies={}, plain={plain: quality.plain[plain]}, pool_size=n, pool_seed=_SCREENING
-    )
+    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]}, pool_size=n, pool_seed=_SCREENING)
     _run(screened, "screening", console)
     measures = best_of_n(screened, plain).measures
     levels = measures[next(iter(quality.held_out), "reward")][:, 0, n - 1]
