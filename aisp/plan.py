@@ -33,7 +33,7 @@ def make_plan(
 ) -> Plan:
     """Find what is missing of budget = num_samples x num_rounds.
 
-    Any two determine the third. Where fewer are given, the budget is 64, and `round_size` tells how many of it a round has.
+    Any two determine the third. Where fewer are given, the budget is 64, and `round_size` tells how many a round has.
 
     Raises:
         ConfigurationError: A number below 1, or three that disagree.
