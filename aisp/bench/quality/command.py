@@ -109,10 +109,9 @@ def _within(quality: Quality, plain: str, bounds: tuple[float, float], console: 
     """Return the benchmark on those prompts alone where best-of-n, as far as it is screened, is within bounds."""
     low, high = bounds
     # One way of sampling and no search: the others are for the prompts that are kept.
-    n = min(_SCREENED, quality.pool_size)
-    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]}, pool_size=n, pool_seed=_SCREENING)
+    screened = replace(quality, strategies={}, plain={plain: quality.plain[plain]}, pool_seed=_SCREENING)
     _run(screened, "screening", console)
-    measures = best_of_n(screened, plain).measures
+    measures, n = best_of_n(screened, plain).measures, min(_SCREENED, quality.pool_size)
     levels = measures[next(iter(quality.held_out), "reward")][:, 0, n - 1]
     chosen = [prompt for prompt, level in zip(quality.prompts, levels, strict=True) if low <= level <= high]
     if not chosen:
