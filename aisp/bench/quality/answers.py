@@ -157,8 +157,8 @@ class _Pool:
 
 
 def _seconds(row: Row) -> FloatArray:
-    """Return the seconds at which each response was scored: a round's are spent when it ends."""
-    return _of_each(row, [r["seconds"] / r["responses"] for r in row["rounds"]]).cumsum()
+    """Return the seconds at which each response was scored: those at which its round ended."""
+    return _of_each(row, np.cumsum([r["seconds"] for r in row["rounds"]]))
 
 
 def _ess(row: Row) -> FloatArray:
@@ -166,7 +166,7 @@ def _ess(row: Row) -> FloatArray:
     return _of_each(row, [np.nan if ess is None else ess for ess in row["ess"]])
 
 
-def _of_each(row: Row, of_rounds: Sequence[float]) -> FloatArray:
+def _of_each(row: Row, of_rounds: Sequence[float] | FloatArray) -> FloatArray:
     """Return for each response what is given for its round."""
     return np.repeat(np.array(of_rounds, dtype=float), [r["responses"] for r in row["rounds"]])
 
