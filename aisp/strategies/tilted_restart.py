@@ -43,6 +43,8 @@ from aisp.weights import effective_sample_size, solve_reward_temperature
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
 # Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
 _PLAIN = 16
+# A round of restarts has half as many responses as there are already, so that each rests on news; no fewer than this.
+_LEAST_ROUND = 8
 # Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
 
@@ -123,7 +125,10 @@ class TiltedRestart:
         root = state.setting.root_seed
         rng = np.random.default_rng([root, state.round_index])
         restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
-        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
+        if restarts is None:
+            starts = [(NO_TOKENS, ())] * n
+        else:
+            starts = restarts.draw(min(n, max(_LEAST_ROUND, len(state.drawn) // 2)), rng)
         plain = restarts is None or restarts.anew > 0.5
         return tuple(
             Proposal(
@@ -198,7 +203,7 @@ def round_size(budget: int) -> int:
 
     The smaller the rounds, the more is known of where to restart from; the larger, the more of them a step decodes.
     """
-    return min(max(8, budget // 4), 16)
+    return min(max(_LEAST_ROUND, budget // 4), _PLAIN)
 
 
 def draws_plainly(population: int, budget: int) -> bool:

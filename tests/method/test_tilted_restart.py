@@ -63,6 +63,20 @@ def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, rounds):
         state, _ = strategy.update(state, proposals, rollouts, [Score(value=float(i)) for i in range(4)])
 
 
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(4, [4] * 6), (8, [8] * 5), (16, [16, 8, 12, 16, 16]), (64, [64, 32, 48, 64])]
+)
+def test_a_round_of_restarts_is_half_as_large_as_what_is_known(n, sizes):
+    strategy, seen = TiltedRestart(), 0
+    state = strategy.init(replace(SETTING, budget=16))
+    for size in sizes:
+        proposals = strategy.propose(state, n)
+        assert len(proposals) == size
+        rollouts = [rollout_of(seen + i) for i in range(size)]
+        seen += size
+        state, _ = strategy.update(state, proposals, rollouts, [Score(value=float(i)) for i in range(size)])
+
+
 def test_kept_tokens_are_prefixes_of_parents_that_the_rewards_chose():
     strategy = TiltedRestart(parents=1.0)
     state, info, _ = after_a_round(strategy, [0, 1, 2, 9, 4, 5, 6, 7])
