@@ -18,7 +18,7 @@ class Plan:
 
     Args:
         budget: Responses generated and scored in all, calibration included.
-        num_samples: Responses a round; the last round may be short.
+        num_samples: Responses a round at most.
     """
 
     budget: int

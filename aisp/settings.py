@@ -65,7 +65,8 @@ class SearchSettings(BaseModel):
             `preset="paper"` or greedy draws are asked for, which it is made for), and one plain sample without.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
-        num_samples: Responses a round; 16 by default, for "tilted_restart" a quarter of the budget, 8 to 16.
+        num_samples: Responses a round; 16 by default, for "tilted_restart" a quarter of the budget, 8 to 16. That
+            strategy's rounds are smaller, and more, while it knows few responses.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
         scale: sigma of the perturbation, in units of pre-logits; "auto" calibrates it on the prompt.
         reward_temperature: lambda (of "pessimism": beta), in the reward's unit; "auto" solves for
