@@ -129,7 +129,7 @@ class TiltedRestart:
             starts = [(NO_TOKENS, ())] * n
         else:
             starts = restarts.draw(min(n, max(_LEAST_ROUND, len(state.drawn) // 2)), rng)
-        plain = restarts is None or restarts.anew > 0.5
+        plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
