@@ -43,7 +43,7 @@ from aisp.weights import effective_sample_size, solve_reward_temperature
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
 # Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
 _PLAIN = 16
-# A round of restarts has half as many responses as there are already, so that each rests on news; no fewer than this.
+# A round of restarts has half as many responses as there are already, for each to rest on news; no fewer than this.
 _LEAST_ROUND = 8
 # Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
@@ -125,10 +125,8 @@ class TiltedRestart:
         root = state.setting.root_seed
         rng = np.random.default_rng([root, state.round_index])
         restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
-        if restarts is None:
-            starts = [(NO_TOKENS, ())] * n
-        else:
-            starts = restarts.draw(min(n, max(_LEAST_ROUND, len(state.drawn) // 2)), rng)
+        news = min(n, max(_LEAST_ROUND, len(state.drawn) // 2))
+        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(news, rng)
         plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
         return tuple(
             Proposal(
