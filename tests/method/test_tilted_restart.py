@@ -190,6 +190,8 @@ def test_where_all_rewards_are_tied_a_round_is_plain_samples_that_are_new():
     state, info, _ = after_a_round(strategy, [1.0] * 8)
     assert state.shift is None
     assert info.reward_temperature is None
+    assert info.ess == pytest.approx(8.0)
+    assert len({p.kept.ids[0] // 100 for p in strategy.propose(state, 8) if p.kept.ids}) > 3
     proposals = [p for r in range(40) for p in strategy.propose(replace(state, round_index=r), 8)]
     assert {p.sampling for p in proposals} == {strategy.plain}
     assert all(p.excluded and p.shift is None for p in proposals)

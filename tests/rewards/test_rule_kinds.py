@@ -224,6 +224,9 @@ def test_language_is_graded_by_its_share():
     english, french = "It is a fine day and we go to the park.", "Il fait beau et nous allons au parc avec les enfants."
     grades = [Language("fr").check(text) for text in (english, f"{english} {english} {french}", french)]
     assert grades[0] < 0.1 < grades[1] < grades[2] == 1.0
+    assert {Language(code).check(english) for code in ("fr", "de", "mr")} == {0.0}, (
+        "noise of the identifier is no grade"
+    )
     assert Language("fr").check(french.upper()) == 1.0
 
 
