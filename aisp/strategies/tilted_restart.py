@@ -41,7 +41,7 @@ from aisp.weights import effective_sample_size, solve_reward_temperature
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
 # between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
-# Plain samples that are drawn before the first restart, whatever the size of a round; a quarter of a small budget.
+# Plain samples that are drawn before the first restart at most, whatever the size of a round.
 _PLAIN = 16
 # A round of restarts has half as many responses as there are already, for each to rest on news; no fewer than this.
 _LEAST_ROUND = 8
@@ -125,8 +125,8 @@ class TiltedRestart:
         root = state.setting.root_seed
         rng = np.random.default_rng([root, state.round_index])
         restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
-        news = min(n, max(_LEAST_ROUND, len(state.drawn) // 2))
-        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(news, rng)
+        half = max(_LEAST_ROUND, len(state.drawn) // 2)
+        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(min(n, half), rng)
         plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
         return tuple(
             Proposal(
@@ -201,9 +201,14 @@ def round_size(budget: int) -> int:
 
     The smaller the rounds, the more is known of where to restart from; the larger, the more of them a step decodes.
     """
-    return min(max(_LEAST_ROUND, budget // 4), _PLAIN)
+    return max(_LEAST_ROUND, _plain_samples(budget))
 
 
 def draws_plainly(population: int, budget: int) -> bool:
     """Return whether the next round has plain samples, so many usable responses being there of a budget."""
-    return population < max(1, min(_PLAIN, budget // 4))
+    return population < _plain_samples(budget)
+
+
+def _plain_samples(budget: int) -> int:
+    """Return how many plain samples come before the first restart: a quarter of a small budget."""
+    return max(1, min(_PLAIN, budget // 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ class _Pool:
 
 def _seconds(row: Row) -> FloatArray:
     """Return the seconds at which each response was scored: those at which its round ended."""
-    return _of_each(row, np.cumsum([r["seconds"] for r in row["rounds"]]))
+    return _of_each(row, list(accumulate(r["seconds"] for r in row["rounds"])))
 
 
 def _ess(row: Row) -> FloatArray:
@@ -166,7 +167,7 @@ def _ess(row: Row) -> FloatArray:
     return _of_each(row, [np.nan if ess is None else ess for ess in row["ess"]])
 
 
-def _of_each(row: Row, of_rounds: Sequence[float] | FloatArray) -> FloatArray:
+def _of_each(row: Row, of_rounds: Sequence[float]) -> FloatArray:
     """Return for each response what is given for its round."""
     return np.repeat(np.array(of_rounds, dtype=float), [r["responses"] for r in row["rounds"]])
 
