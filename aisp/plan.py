@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from aisp.errors import ConfigurationError
@@ -25,15 +24,10 @@ class Plan:
     num_samples: int
 
 
-def make_plan(
-    budget: int | None,
-    num_samples: int | None,
-    num_rounds: int | None,
-    round_size: Callable[[int], int] = lambda _: DEFAULT_SAMPLES,
-) -> Plan:
+def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | None) -> Plan:
     """Find what is missing of budget = num_samples x num_rounds.
 
-    Any two determine the third. Where fewer are given, the budget is 64, and `round_size` tells how many a round has.
+    Any two determine the third. Where fewer are given, the budget is 64, and a round has 16.
 
     Raises:
         ConfigurationError: A number below 1, or three that disagree.
@@ -45,7 +39,7 @@ def make_plan(
         both = num_samples is not None and num_rounds is not None
         budget = (num_samples or 1) * (num_rounds or 1) if both else DEFAULT_BUDGET
     if num_samples is None:
-        num_samples = min(round_size(budget), budget) if num_rounds is None else math.ceil(budget / num_rounds)
+        num_samples = min(DEFAULT_SAMPLES, budget) if num_rounds is None else math.ceil(budget / num_rounds)
     rounds = math.ceil(budget / num_samples)
     if num_rounds is not None and num_rounds != rounds:
         raise ConfigurationError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
 from aisp.strategies.blockwise import Blockwise
 from aisp.strategies.misvo import MISVO
 from aisp.strategies.qalign import QAlign
-from aisp.strategies.tilted_restart import TiltedRestart, round_size
+from aisp.strategies.tilted_restart import TiltedRestart
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -65,8 +64,8 @@ class SearchSettings(BaseModel):
             `preset="paper"` or greedy draws are asked for, which it is made for), and one plain sample without.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
-        num_samples: Responses a round; 16 by default, for "tilted_restart" a quarter of the budget, 8 to 16. That
-            strategy's rounds are smaller, and more, while it knows few responses.
+        num_samples: Responses a round at most, 16 by default. The rounds of "tilted_restart" are smaller, and more,
+            while it knows few responses.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
         scale: sigma of the perturbation, in units of pre-logits; "auto" calibrates it on the prompt.
         reward_temperature: lambda (of "pessimism": beta), in the reward's unit; "auto" solves for
@@ -162,10 +161,6 @@ class SearchSettings(BaseModel):
                 samples, rounds = samples or PAPER_SAMPLES, rounds or PAPER_ROUNDS
             else:
                 samples = min(PAPER_SAMPLES, budget)
-        name = self.strategy or self._default_strategy(rewarded)
-        if name == TiltedRestart.name:
-            blocks = 1 if self.commit_tokens is None else math.ceil(self._max_tokens / self.commit_tokens)
-            return make_plan(budget, samples, rounds, lambda total: round_size(total // blocks))
         return make_plan(budget, samples, rounds)
 
     def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:

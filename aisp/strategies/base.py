@@ -25,7 +25,7 @@ class Setting:
     Args:
         root_seed: Derived from the request's seed and the prompt's tokens (`aisp.noise.root_seed`).
         budget: Responses in all.
-        num_samples: Responses a round.
+        num_samples: Responses a round at most.
         max_tokens: Response tokens at most.
         partial: Whether the reward may score a response that isn't complete.
     """

@@ -41,9 +41,10 @@ from aisp.weights import effective_sample_size, solve_reward_temperature
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
 # between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
 _FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
-# Plain samples that are drawn before the first restart at most, whatever the size of a round.
+# Plain samples that are drawn before the first restart at most.
 _PLAIN = 16
-# A round of restarts has half as many responses as there are already, for each to rest on news; no fewer than this.
+# A round of restarts is half as large as what is known already, for each to rest on news; no smaller than this. The
+# smaller rounds are, the more is known of where to restart from; the larger, the more of them a step decodes.
 _LEAST_ROUND = 8
 # Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
@@ -125,8 +126,9 @@ class TiltedRestart:
         root = state.setting.root_seed
         rng = np.random.default_rng([root, state.round_index])
         restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
-        half = max(_LEAST_ROUND, len(state.drawn) // 2)
-        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(min(n, half), rng)
+        size = _plain_samples(state.setting.budget) if restarts is None else len(state.drawn) // 2
+        n = min(n, max(_LEAST_ROUND, size))
+        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
         plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
         return tuple(
             Proposal(
@@ -194,14 +196,6 @@ class TiltedRestart:
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)
-
-
-def round_size(budget: int) -> int:
-    """Return how many responses a round has where no number is asked for: a quarter of the budget, 8 to 16.
-
-    The smaller the rounds, the more is known of where to restart from; the larger, the more of them a step decodes.
-    """
-    return max(_LEAST_ROUND, _plain_samples(budget))
 
 
 def draws_plainly(population: int, budget: int) -> bool:

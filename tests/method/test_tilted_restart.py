@@ -64,11 +64,18 @@ def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, rounds):
 
 
 @pytest.mark.parametrize(
-    ("n", "sizes"), [(4, [4] * 6), (8, [8] * 5), (16, [16, 8, 12, 16, 16]), (64, [64, 32, 48, 64])]
+    ("n", "budget", "sizes"),
+    [
+        (4, 64, [4] * 20),
+        (16, 16, [8, 8]),
+        (16, 48, [12, 8, 10, 15, 16]),
+        (16, 64, [16, 8, 12, 16, 16]),
+        (64, 256, [16, 8, 12, 18, 27, 40, 60, 64]),
+    ],
 )
-def test_a_round_of_restarts_is_half_as_large_as_what_is_known(n, sizes):
+def test_a_round_grows_with_what_is_known(n, budget, sizes):
     strategy, seen = TiltedRestart(), 0
-    state = strategy.init(replace(SETTING, budget=16))
+    state = strategy.init(replace(SETTING, budget=budget))
     for size in sizes:
         proposals = strategy.propose(state, n)
         assert len(proposals) == size
