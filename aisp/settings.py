@@ -74,7 +74,7 @@ class SearchSettings(BaseModel):
         target_ess_fraction: Effective share of a round's samples that "auto" aims at, in (0, 1].
         horizon: Leading response tokens that are perturbed; None perturbs all.
         parents: Effective number of responses that "tilted_restart" restarts from.
-        tilt_nats: How far "tilted_restart" tilts the model, in nats a response; 0 leaves the tilt out.
+        tilt_nats: How far "tilted_restart" tilts the model at most, in nats a response; 0 leaves the tilt out.
         beams: Unfinished responses that "blockwise" keeps.
         block_tokens: Tokens that a round of "blockwise" adds; None divides `max_tokens` among the rounds.
         step_size: eta of "misvo", in pre-logits per unit of gradient.

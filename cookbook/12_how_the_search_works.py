@@ -25,9 +25,10 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
        p(y) exp(r(y)/lambda) = product over t of p(y_t | y_<t) exp(s . W[y_t]/lambda),
 
    and a factor exp(u . W[y]) is what the shift z_t + u does to the logits. So the best open-loop control is one
-   vector, u = s/lambda. Its strength is set in nats: 16 an answer for a reward that is all linear, times the share of
-   the reward's variance that the fit predicts out of sample; a reward that isn't linear in tokens is left to 1. What
-   the tilt really costs is measured in each round, as KL to the base model, and the next round's is corrected by it.
+   vector, u = s/lambda. Its strength is set in nats: 16 an answer for a reward that is all linear, and no more than the
+   parents' entropy (what the model has by heart only stutters when it is pushed), times the share of the reward's
+   variance that the fit predicts out of sample; a reward that isn't linear in tokens is left to 1. What the tilt really
+   costs is measured in each round, as KL to the base model, and the next round's is corrected by it.
 
 Both are indifferent to the reward's scale and shift, and every response's probability under the proposal is known, so
 that the search also yields an estimate of q* (`aisp.tilted_estimate`).

@@ -14,9 +14,9 @@ Parents carry what is known of a prefix (population Monte Carlo on the response 
 nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before
 (`aisp.restarts`). Where all are tied it is the whole round: until something is found, the search is best-of-n without
 replacement. The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
-response, times the share of the reward's variance that the linear model predicts out of sample: a reward that isn't
-linear in tokens is left to the restarts. What the tilt really costs is measured in every round, and the next one is
-corrected by it.
+response, and no more than its parents' entropy (to be led away from what a model has by heart makes it stutter), times
+the share of the reward's variance that the linear model predicts out of sample: a reward that isn't linear in tokens is
+left to the restarts. What the tilt really costs is measured in every round, and the next one is corrected by it.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class TiltedRestart:
         plain: How those of the plain samples before the first restart are; with top_p or top_k as those of restarts,
             which would otherwise leave out what was drawn.
         parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
-        tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear.
-            0 leaves the tilt out.
+        tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear
+            and responses of at least that entropy. 0 leaves the tilt out.
 
     Raises:
         ConfigurationError: A value outside its range.
@@ -168,7 +168,7 @@ class TiltedRestart:
             lambda rewards: solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0)),
         )
         if self.tilt_nats > 0:
-            state = self._tilted(self._corrected(state, proposals, rollouts))
+            state = self._tilted(self._corrected(state, proposals, rollouts), restarts)
         ess = None if restarts is None else effective_sample_size(restarts.weights)
         return replace(state, restarts=restarts), Info(ess=ess, reward_temperature=temperature)
 
@@ -185,14 +185,15 @@ class TiltedRestart:
         ratio = state.kl_ratio * float(drawn.mean()) / state.expected_nats
         return replace(state, kl_ratio=min(max(ratio, _LEAST_RATIO), _GREATEST_RATIO))
 
-    def _tilted(self, state: TiltedRestartState) -> TiltedRestartState:
+    def _tilted(self, state: TiltedRestartState, restarts: Restarts | None) -> TiltedRestartState:
         """Fit the linear reward to the whole population, and tilt by as much as it deserves."""
         known = [member for member in state.population if member.rollout.bag is not None]
         bags = np.array([member.rollout.bag for member in known])
         linear = fit_linear(bags, np.array([member.reward for member in known])) if known else None
-        if linear is None or linear.r_squared <= 0:
+        if restarts is None or linear is None or linear.r_squared <= 0:
             return replace(state, shift=None)
-        nats = self.tilt_nats * linear.r_squared
+        entropy = float(restarts.weights @ [parent.entropy.sum() for parent in restarts.parents])
+        nats = min(self.tilt_nats, entropy) * linear.r_squared
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)

@@ -164,6 +164,12 @@ def test_the_shift_points_to_the_reward_and_is_in_proportion_to_what_is_predicte
     assert less.shift is None or less.expected_nats < 0.5 * state.expected_nats
 
 
+def test_a_tilt_costs_no_more_than_its_parents_have_entropy():
+    nats = {n: after_a_round(TiltedRestart(tilt_nats=n), linear_rewards())[0].expected_nats for n in (1.0, 2.0, 16.0)}
+    assert nats[2.0] == pytest.approx(2 * nats[1.0])
+    assert nats[16.0] == pytest.approx(rollout_of(0).tokens.entropy.sum() * nats[1.0])
+
+
 def test_the_next_tilt_is_corrected_by_what_the_last_one_cost():
     strategy = TiltedRestart(tilt_nats=16.0)
     state, _, _ = after_a_round(strategy, linear_rewards())
