@@ -50,7 +50,7 @@ def align(
     strategy: Annotated[Optional[str], typer.Option(help="tilted_restart, aisp, best_of_n ...")] = None,  # noqa: UP045
     preset: Annotated[Optional[str], typer.Option(help="paper: all of the paper's numbers.")] = None,  # noqa: UP045
     budget: Annotated[Optional[int], typer.Option(help="Responses generated and scored.")] = None,  # noqa: UP045
-    num_samples: Annotated[Optional[int], typer.Option(help="Responses a round.")] = None,  # noqa: UP045
+    num_samples: Annotated[Optional[int], typer.Option(help="Responses a round at most.")] = None,  # noqa: UP045
     num_rounds: Annotated[Optional[int], typer.Option(help="Rounds.")] = None,  # noqa: UP045
     max_tokens: Annotated[Optional[int], typer.Option(help="Tokens of a response.")] = None,  # noqa: UP045
     commit_tokens: Annotated[Optional[int], typer.Option(help="Write the answer in blocks of so many.")] = None,  # noqa: UP045
@@ -200,7 +200,7 @@ def bench_quality(
     dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,  # noqa: UP045
     budget: Annotated[int, typer.Option(help="Responses a search.")] = 128,
     pool: Annotated[int, typer.Option(help="Plain samples a prompt.")] = 128,
-    num_samples: Annotated[int, typer.Option(help="Responses a round.")] = 16,
+    num_samples: Annotated[int, typer.Option(help="Responses a round at most.")] = 16,
     max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 40,
     seeds: Annotated[int, typer.Option(help="Searches a prompt and strategy.")] = 1,
     skip: Annotated[int, typer.Option(help="Leading prompts that are left out: to tune on others.")] = 0,
@@ -344,7 +344,7 @@ def bench_streaming(
     strategy: Annotated[Optional[str], typer.Option(help="tilted_restart, aisp, best_of_n ...")] = None,  # noqa: UP045
     budget: Annotated[int, typer.Option(help="Responses a search.")] = 32,
     commit_budget: Annotated[Optional[int], typer.Option(help="Of those that commit, where not as many.")] = None,  # noqa: UP045
-    num_samples: Annotated[int, typer.Option(help="Responses a round.")] = 16,
+    num_samples: Annotated[int, typer.Option(help="Responses a round at most.")] = 16,
     max_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 48,
     seeds: Annotated[int, typer.Option(help="Searches a prompt and arm.")] = 1,
     limit: Annotated[Optional[int], typer.Option(help="Prompts at most.")] = None,  # noqa: UP045

@@ -57,7 +57,7 @@ def run_streaming(
         strategy: Of every search.
         budget: Responses a search.
         commit_budget: Responses of those that commit blocks; None for as many.
-        num_samples: Responses a round.
+        num_samples: Responses a round at most.
         max_tokens: Tokens of a response.
         seeds: Searches a prompt and arm.
         limit: Prompts at most.

@@ -28,7 +28,8 @@ def plan_of(rewarded=True, **settings):
 def test_defaults():
     assert strategy_of() == TiltedRestart()
     assert plan_of() == Plan(budget=64, num_samples=16)
-    assert plan_of(budget=4) == Plan(budget=4, num_samples=4)
+    assert [plan_of(budget=budget).num_samples for budget in (4, 16, 48, 256)] == [4, 16, 16, 16]
+    assert plan_of(strategy="best_of_n") == Plan(budget=64, num_samples=16)
     assert strategy_of(rewarded=False) == BestOfN()
     assert plan_of(rewarded=False) == Plan(budget=1, num_samples=1)
 

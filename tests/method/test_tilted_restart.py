@@ -67,6 +67,7 @@ def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, rounds):
     ("n", "budget", "sizes"),
     [
         (4, 64, [4] * 20),
+        (8, 64, [8] * 5),
         (16, 16, [8, 8]),
         (16, 48, [12, 8, 10, 15, 16]),
         (16, 64, [16, 8, 12, 16, 16]),
