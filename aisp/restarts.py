@@ -4,9 +4,10 @@ What a token had of the model's probability is known when it is drawn. So is, wi
 the tokens have that were not tried behind a prefix: 1 less the sum over those that were. A response that leaves the
 tree of those before it does so at one place, which makes its probability under a round of restarts a short sum:
 
-    q(y) = q(y_>=c | y_c not tried) . ((1 - a) sum_j W_j P(c | j) + a P(c))     over the parents j that begin with y_<c
+    q(y) = q(y_>=c | y_c not tried) . ((1 - a) sum_j P(j, c) + a P(c))     over the parents j that begin with y_<c
 
-The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
+P(j, c) is in proportion to what the parent weighs, how open the choice of its token is (its share of the entropy of
+all), and what is expected to be gained there (`aisp.improvement`). The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
 leaving the tree there. It is the share of pairs of parents that are tied for best: the rewards can't tell these apart,
 and where they can tell none, all is drawn anew.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aisp.improvement import expected_improvement
 from aisp.records import NO_TOKENS, FloatArray, Tokens
 from aisp.weights import normalise, tilt
 
@@ -38,6 +40,7 @@ class Explored:
         self._tried: list[float] = [0.0]  # what they have of the model's probability
         self._reach: list[float] = [1.0]  # what the model has for coming here
         self._heads: list[tuple[Tokens, int]] = [(NO_TOKENS, 0)]  # a response that does, and after how many tokens
+        self._parents: list[int] = [0]
         self._ends: set[int] = set()
         for response in responses:
             node = 0
@@ -49,6 +52,7 @@ class Explored:
                     self._tried.append(0.0)
                     self._reach.append(self._reach[node] * share)
                     self._heads.append((response, t + 1))
+                    self._parents.append(node)
                 node = self._children[node][token]
             self._ends.add(node)
 
@@ -76,6 +80,24 @@ class Explored:
         masses = np.where(left > _LEAST_OPEN, self._reach * left, 0.0)
         masses[list(self._ends)] = 0.0
         return masses
+
+    def gains(self, rewards: Sequence[tuple[Tokens, float]]) -> FloatArray:
+        """Return the improvement that is expected behind each of the prefixes, shape (prefixes,).
+
+        Args:
+            rewards: Responses of the tree with their reward, at least one.
+        """
+        ends = [self._path(tokens.ids)[-1] for tokens, _ in rewards]
+        depths = [length for _, length in self._heads]
+        return expected_improvement(self._parents, depths, ends, [reward for _, reward in rewards])
+
+    def cuts(self, response: Tokens, gains: FloatArray) -> FloatArray:
+        """Return what a cut before each token of a response is in proportion to, shape (length,).
+
+        Its share of the entropy of the places that are open, times the gain there.
+        """
+        masses = np.where(self.is_open(response.ids), response.entropy, 0.0)
+        return np.asarray(masses / (masses.sum() or 1.0) * gains[self._path(response.ids)[:-1]])
 
     def head(self, prefix: int) -> Tokens:
         """Return one of the prefixes that `departures` are of."""
@@ -106,33 +128,29 @@ class Restarts:
         explored: All that was drawn before.
         parents: Responses of it that are open.
         weights: W_j of the parents, shape (parents,), summing to 1.
+        cuts: P(j, c), of shape (length,) for each parent, all together summing to 1.
         anew: Share of the responses that begin as a plain sample would that is none of those before, in [0, 1].
     """
 
     explored: Explored
     parents: tuple[Tokens, ...]
     weights: FloatArray
+    cuts: tuple[FloatArray, ...]
     anew: float = 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> list[tuple[Tokens, tuple[int, ...]]]:
-        """Return what each of n responses keeps, and the tokens that may not come next.
-
-        Whether anew and from which parent is drawn by systematic resampling, where to cut independently.
-        """
-        anew = _cumulative(self.explored.departures()) if self.anew else None
-        parents = _cumulative(self.weights)
+        """Return what each of n responses keeps, and the tokens that may not come next, by systematic resampling."""
+        anew = _distribution(self.explored.departures()).cumsum() if self.anew else None
+        places = [(parent, cut) for parent in self.parents for cut in range(len(parent))]
+        cumulative = np.concatenate(self.cuts).cumsum()
         heads = []
         for point in (rng.random() + np.arange(n)) / n:
             if point < self.anew and anew is not None:
                 heads.append(self.explored.head(_place(anew, rng.random())))
             else:
-                parent = self.parents[_place(parents, (point - self.anew) / (1.0 - self.anew))]
-                heads.append(parent.head(_place(_cumulative(self.cut_masses(parent)), rng.random())))
+                parent, cut = places[_place(cumulative, (point - self.anew) / (1.0 - self.anew))]
+                heads.append(parent.head(cut))
         return [(head, self.explored.tried(head.ids)) for head in heads]
-
-    def cut_masses(self, parent: Tokens) -> FloatArray:
-        """Return what a cut before each token is in proportion to, shape (length,): the entropy, where it is open."""
-        return np.where(self.explored.is_open(parent.ids), parent.entropy, 0.0)
 
     def log_departure(self, response: Tokens) -> float:
         """Return the logarithm of how probable it is to leave the tree where a response does; -inf where it doesn't."""
@@ -140,10 +158,9 @@ class Restarts:
         if cut == len(response):
             return -np.inf
         total = 0.0
-        for parent, weight in zip(self.parents, self.weights.tolist(), strict=True):
+        for parent, cuts in zip(self.parents, self.cuts, strict=True):
             if cut < len(parent) and parent.ids[:cut] == response.ids[:cut]:
-                masses = self.cut_masses(parent)
-                total += (1.0 - self.anew) * weight * float(masses[cut] / masses.sum())
+                total += (1.0 - self.anew) * float(cuts[cut])
         if self.anew:
             total += self.anew * self.explored.departure(response.ids)
         return float(np.log(total)) if total else -np.inf
@@ -172,7 +189,11 @@ def restarts_from(
     if not temperature and len(parents) > 1 and explored.departures().any():
         tied = np.count_nonzero(rewards == rewards.max())
         anew = tied * (tied - 1) / (len(parents) * (len(parents) - 1))
-    return Restarts(explored, parents, parent_weights(rewards, temperature), anew), temperature
+    weights, gains = parent_weights(rewards, temperature), explored.gains(usable)
+    masses = [weight * explored.cuts(parent, gains) for parent, weight in zip(parents, weights, strict=True)]
+    places = np.cumsum([len(parent) for parent in parents[:-1]])
+    cuts = tuple(np.split(_distribution(np.concatenate(masses)), places))
+    return Restarts(explored, parents, weights, cuts, anew), temperature
 
 
 def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> FloatArray:
@@ -182,10 +203,10 @@ def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> Flo
     return normalise(tilt(rewards, reward_temperature))
 
 
-def _cumulative(masses: FloatArray) -> FloatArray:
-    """Return the distribution function in proportion to masses, or of equal ones where all are 0."""
+def _distribution(masses: FloatArray) -> FloatArray:
+    """Return probabilities in proportion to masses, or equal ones where all are 0."""
     masses = masses if masses.any() else np.ones_like(masses)
-    return np.asarray(masses.cumsum() / masses.sum())
+    return np.asarray(masses / masses.sum())
 
 
 def _place(cumulative: FloatArray, point: float) -> int:

@@ -64,7 +64,11 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
     toy, responses = Toy(), drawn(5)
     explored = Explored(responses)
     parents = tuple(responses[place] for place in explored.open_parents(responses))
-    restarts = Restarts(explored, parents, parent_weights(np.arange(len(parents), dtype=float), 0.8), anew)
+    weights = parent_weights(np.arange(len(parents), dtype=float), 0.8)
+    gains = np.random.default_rng(0).exponential(size=len(explored.departures()))
+    masses = [weight * explored.cuts(parent, gains) for weight, parent in zip(weights, parents, strict=True)]
+    cuts = tuple(mass / np.sum(masses) for mass in masses)
+    restarts = Restarts(explored, parents, weights, cuts, anew)
     law = {}
     for ids in toy.responses():
         cut = explored.leaves(ids)
@@ -84,6 +88,24 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
         counts[rollout.tokens.ids] += 1
     for ids, probability in law.items():
         assert abs(counts[ids] / n - probability) < 5 * np.sqrt(probability / n), ids
+
+
+def test_cuts_are_in_proportion_to_weight_entropy_and_gain():
+    responses = drawn(5)
+    usable = [(response, float(i)) for i, response in enumerate(responses)]
+    restarts, _ = restarts_from(responses, usable, lambda _: 0.8)
+    explored, gains = restarts.explored, restarts.explored.gains(usable)
+    behind = {explored.head(prefix).ids: prefix for prefix in range(len(gains))}
+    ratios = []
+    for parent, weight, cuts in zip(restarts.parents, restarts.weights, restarts.cuts, strict=True):
+        is_open = explored.is_open(parent.ids)
+        assert not cuts[~is_open].any()
+        share = parent.entropy / parent.entropy[is_open].sum()
+        gain = np.array([gains[behind[parent.ids[:cut]]] for cut in range(4)])
+        ratios += (cuts / (weight * share * gain))[is_open].tolist()
+    assert len(ratios) > 5
+    np.testing.assert_allclose(ratios, ratios[0])
+    assert sum(cuts.sum() for cuts in restarts.cuts) == pytest.approx(1.0)
 
 
 def test_what_is_drawn_anew_has_the_models_law_without_what_was_drawn():

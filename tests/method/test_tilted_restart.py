@@ -100,13 +100,16 @@ def test_the_effective_number_of_parents_is_the_one_asked_for():
         assert info.ess == pytest.approx(parents, rel=1e-6)
 
 
-def test_cuts_are_in_proportion_to_entropy():
+def test_cuts_are_where_tokens_were_open_and_improvement_is_expected():
     strategy = TiltedRestart(parents=1.0)
     state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0])
     cuts = [len(p.kept) for r in range(400) for p in strategy.propose(replace(state, round_index=r), 8)]
     share = np.bincount(cuts, minlength=4) / len(cuts)
-    entropy = rollout_of(2).tokens.entropy
-    expected = entropy / entropy.sum()
+    [expected] = [
+        cuts for cuts, weight in zip(state.restarts.cuts, state.restarts.weights, strict=True) if weight > 0.5
+    ]
+    assert expected.sum() == pytest.approx(1.0, abs=1e-3)
+    assert expected[1] == 0.0, "the model was sure"
     standard_error = np.sqrt(expected * (1 - expected) / len(cuts))
     assert (np.abs(share - expected) <= 4 * standard_error).all()
 
