@@ -6,8 +6,10 @@ tree of those before it does so at one place, which makes its probability under 
 
     q(y) = q(y_>=c | y_c not tried) . ((1 - a) sum_j P(j, c) + a P(c))     over the parents j that begin with y_<c
 
-P(j, c) is in proportion to what the parent weighs, how open the choice of its token is (its share of the entropy of
-all), and what is expected to be gained there (`aisp.improvement`). The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
+P(j, c) is in proportion to what the parent weighs, to how open its token at c was (the share that it has of the
+parent's entropy), and to what a response is expected to gain that leaves the tree there (`aisp.improvement`).
+
+The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
 leaving the tree there. It is the share of pairs of parents that are tied for best: the rewards can't tell these apart,
 and where they can tell none, all is drawn anew.
 """
@@ -191,8 +193,8 @@ def restarts_from(
         anew = tied * (tied - 1) / (len(parents) * (len(parents) - 1))
     weights, gains = parent_weights(rewards, temperature), explored.gains(usable)
     masses = [weight * explored.cuts(parent, gains) for parent, weight in zip(parents, weights, strict=True)]
-    places = np.cumsum([len(parent) for parent in parents[:-1]])
-    cuts = tuple(np.split(_distribution(np.concatenate(masses)), places))
+    ends = np.cumsum([len(parent) for parent in parents])
+    cuts = tuple(np.split(_distribution(np.concatenate(masses)), ends[:-1]))
     return Restarts(explored, parents, weights, cuts, anew), temperature
 
 
