@@ -143,15 +143,15 @@ class Restarts:
     def draw(self, n: int, rng: np.random.Generator) -> list[tuple[Tokens, tuple[int, ...]]]:
         """Return what each of n responses keeps, and the tokens that may not come next, by systematic resampling."""
         anew = _distribution(self.explored.departures()).cumsum() if self.anew else None
-        places = [(parent, cut) for parent in self.parents for cut in range(len(parent))]
-        cumulative = np.concatenate(self.cuts).cumsum()
+        cuts, first = np.concatenate(self.cuts).cumsum(), np.cumsum([0, *map(len, self.cuts)])
         heads = []
         for point in (rng.random() + np.arange(n)) / n:
             if point < self.anew and anew is not None:
                 heads.append(self.explored.head(_place(anew, rng.random())))
             else:
-                parent, cut = places[_place(cumulative, (point - self.anew) / (1.0 - self.anew))]
-                heads.append(parent.head(cut))
+                place = _place(cuts, (point - self.anew) / (1.0 - self.anew))
+                parent = int(np.searchsorted(first, place, side="right")) - 1
+                heads.append(self.parents[parent].head(place - first[parent]))
         return [(head, self.explored.tried(head.ids)) for head in heads]
 
     def log_departure(self, response: Tokens) -> float:
