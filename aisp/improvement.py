@@ -42,13 +42,14 @@ def expected_improvement(
     Returns:
         Shape (nodes,), >= 0, in units of normal scores.
     """
-    of_rank = norm.ppf((rankdata(rewards) - 0.5) / len(rewards))
+    normal_scores = norm.ppf((rankdata(rewards) - 0.5) / len(rewards))
     covered = np.asarray(depths, dtype=float)
     whole = covered[list(ends)].mean()
     covered = _OF_TOKENS * (covered / whole) ** _EXPONENT
-    means, variances = _posterior(list(parents), (covered - covered[list(parents)]).tolist(), ends, of_rank.tolist())
+    steps = covered - covered[list(parents)]
+    means, variances = _posterior(list(parents), steps.tolist(), ends, normal_scores.tolist())
     spread = np.sqrt(variances + np.maximum(_OF_TOKENS - covered, 0.0) + _OF_REST)
-    gap = (means - of_rank.max()) / spread
+    gap = (means - normal_scores.max()) / spread
     return np.asarray(spread * np.maximum(norm.pdf(gap) + gap * norm.cdf(gap), 0.0))
 
 

@@ -141,7 +141,10 @@ class Restarts:
     anew: float = 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> list[tuple[Tokens, tuple[int, ...]]]:
-        """Return what each of n responses keeps, and the tokens that may not come next, by systematic resampling."""
+        """Return what each of n responses keeps, and the tokens that may not come next.
+
+        Whether anew and from which parent and cut is drawn by systematic resampling.
+        """
         anew = _distribution(self.explored.departures()).cumsum() if self.anew else None
         cuts, first = np.concatenate(self.cuts).cumsum(), np.cumsum([0, *map(len, self.cuts)])
         heads = []
