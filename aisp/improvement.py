@@ -29,7 +29,7 @@ _EXPONENT = 0.25
 
 
 def expected_improvement(
-    parents: Sequence[int], depths: Sequence[int], ends: Sequence[int], rewards: Sequence[float]
+    parents: list[int], depths: list[int], ends: list[int], rewards: Sequence[float]
 ) -> FloatArray:
     """Return what a response is expected to be better by than the best, for each prefix that it may leave the tree at.
 
@@ -43,18 +43,17 @@ def expected_improvement(
         Shape (nodes,), >= 0, in units of normal scores.
     """
     normal_scores = norm.ppf((rankdata(rewards) - 0.5) / len(rewards))
-    covered = np.asarray(depths, dtype=float)
-    whole = covered[list(ends)].mean()
-    covered = _OF_TOKENS * (covered / whole) ** _EXPONENT
-    steps = covered - covered[list(parents)]
-    means, variances = _posterior(list(parents), steps.tolist(), ends, normal_scores.tolist())
+    lengths = np.array(depths, dtype=float)
+    covered = _OF_TOKENS * (lengths / lengths[ends].mean()) ** _EXPONENT
+    steps = covered - covered[parents]
+    means, variances = _posterior(parents, steps.tolist(), ends, normal_scores.tolist())
     spread = np.sqrt(variances + np.maximum(_OF_TOKENS - covered, 0.0) + _OF_REST)
     gap = (means - normal_scores.max()) / spread
     return np.asarray(spread * np.maximum(norm.pdf(gap) + gap * norm.cdf(gap), 0.0))
 
 
 def _posterior(
-    parents: list[int], steps: list[float], ends: Sequence[int], values: Sequence[float]
+    parents: list[int], steps: list[float], ends: list[int], values: list[float]
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and variance of the motion at each node, given noisy values at some, each of shape (nodes,).
 

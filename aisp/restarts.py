@@ -68,8 +68,7 @@ class Explored:
 
     def is_open(self, ids: Sequence[int]) -> NDArray[np.bool_]:
         """Return before which tokens of a response of the tree there is something left to try, shape (length,)."""
-        tried = np.array([self._tried[node] for node in self._path(ids)[:-1]])
-        return np.asarray(1.0 - tried > _LEAST_OPEN)
+        return self._is_open(self._path(ids)[:-1])
 
     def open_parents(self, responses: Sequence[Tokens]) -> list[int]:
         """Return which responses of the tree there is something to try behind, each of equal ones once."""
@@ -98,8 +97,9 @@ class Explored:
 
         Its share of the entropy of the places that are open, times the gain there.
         """
-        masses = np.where(self.is_open(response.ids), response.entropy, 0.0)
-        return np.asarray(masses / (masses.sum() or 1.0) * gains[self._path(response.ids)[:-1]])
+        places = self._path(response.ids)[:-1]
+        masses = np.where(self._is_open(places), response.entropy, 0.0)
+        return np.asarray(masses / (masses.sum() or 1.0) * gains[places])
 
     def head(self, prefix: int) -> Tokens:
         """Return one of the prefixes that `departures` are of."""
@@ -108,8 +108,11 @@ class Explored:
 
     def departure(self, ids: Sequence[int]) -> float:
         """Return the share that the place where a response leaves the tree has of all `departures`."""
-        masses = self.departures()
-        return float(masses[self._path(ids)[-1]] / masses.sum())
+        return float(_distribution(self.departures())[self._path(ids)[-1]])
+
+    def _is_open(self, nodes: Sequence[int]) -> NDArray[np.bool_]:
+        tried = np.array([self._tried[node] for node in nodes])
+        return np.asarray(1.0 - tried > _LEAST_OPEN)
 
     def _path(self, ids: Sequence[int]) -> list[int]:
         """Return the nodes that a response goes through, the root first, as far as there are any."""

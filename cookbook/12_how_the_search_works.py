@@ -11,7 +11,7 @@ where the weight is. In pre-logit space the proposal is a shift of z_t, the vect
 would like to know is the optimal feedback, E[shift | the tokens so far] under q*. Two facts make it cheap.
 
 1. Behind a prefix that was visited, the answer is known: go on as the good answers went on. So a new answer keeps a
-   prefix of a good one (parent j with probability proportional to exp(r_j/lambda), lambda such that two parents are
+   prefix of a good one (parent j weighs exp(r_j/lambda), lambda such that two parents are
    effective), and is drawn anew behind a cut. Where the model was sure there is nothing else to draw, and where many
    tries failed there is little to gain. So cuts are made in proportion to the entropy of the token that was taken
    there, and to the improvement that is expected: rewards count as a Gaussian process on the tree of answers, in which

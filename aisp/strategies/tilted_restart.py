@@ -3,9 +3,9 @@
 The target is q*(y) proportional to p(y) exp(r(y)/lambda). The paper's proposal is open-loop: a mean found behind one
 prefix is applied behind another. Here a round is drawn from what both halves of the evidence say:
 
-    parent  y_j, with probability w_j proportional to exp(r_j/lambda), of all responses so far (ESS = `parents`)
-    cut     c, in proportion to the entropy of the parent's tokens and to what is expected to be gained behind y_j[:c]
-            (`aisp.improvement`); y_j[:c] is kept, and costs nothing
+    parent  y_j, of all responses so far, which weighs w_j proportional to exp(r_j/lambda) (ESS = `parents`)
+    cut     c, drawn with it: in proportion to that weight, to the entropy of the parent's token at c, and to what is
+            expected to be gained behind y_j[:c] (`aisp.improvement`); y_j[:c] is kept, and costs nothing
     suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, y_c none of the tokens that were tried there, with
             u = slope/lambda' of the linear reward (`aisp.linear`)
 

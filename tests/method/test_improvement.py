@@ -9,6 +9,8 @@ from scipy.stats import norm, rankdata
 
 from aisp.improvement import expected_improvement
 
+from .toy import alike
+
 
 class Tree:
     """The prefix tree of some responses, as `expected_improvement` takes it."""
@@ -23,11 +25,6 @@ class Tree:
     def gains(self, rewards):
         found = expected_improvement(self.parents, self.depths, self.ends, rewards)
         return {prefix: found[node] for prefix, node in self.nodes.items()}
-
-
-def alike(one, other):
-    """Return how many tokens two responses begin with that are the same."""
-    return next((t for t, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def test_it_is_that_of_the_gaussian_process_whose_covariance_is_what_responses_share():

@@ -11,7 +11,7 @@ from aisp.records import NO_TOKENS, Proposal, Sampling
 from aisp.restarts import Explored, Restarts, parent_weights, restarts_from
 from aisp.weights import solve_reward_temperature
 
-from .toy import Toy, ToyEngine, next_token
+from .toy import Toy, ToyEngine, alike, next_token
 
 
 def drawn(n):
@@ -27,11 +27,6 @@ def alike_places(explored, one, other):
     """Return whether two responses leave the tree at one place."""
     cut = explored.leaves(one)
     return explored.leaves(other) == cut and one[:cut] == other[:cut]
-
-
-def alike(one, other):
-    """Return how many tokens two responses begin with that are the same."""
-    return next((t for t in range(len(one)) if one[: t + 1] != other[: t + 1]), len(one))
 
 
 def test_a_place_is_open_where_a_token_was_not_tried():

@@ -105,10 +105,11 @@ def test_cuts_are_where_tokens_were_open_and_improvement_is_expected():
     state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0])
     cuts = [len(p.kept) for r in range(400) for p in strategy.propose(replace(state, round_index=r), 8)]
     share = np.bincount(cuts, minlength=4) / len(cuts)
-    [expected] = [
-        cuts for cuts, weight in zip(state.restarts.cuts, state.restarts.weights, strict=True) if weight > 0.5
-    ]
-    assert expected.sum() == pytest.approx(1.0, abs=1e-3)
+    explored, parent = state.restarts.explored, rollout_of(2).tokens
+    gains = explored.gains([(member.rollout.tokens, member.reward) for member in state.population])
+    behind = {explored.head(prefix).ids: gain for prefix, gain in enumerate(gains)}
+    masses = parent.entropy * [behind[parent.ids[:cut]] for cut in range(4)]
+    expected = masses / masses.sum()
     assert expected[1] == 0.0, "the model was sure"
     standard_error = np.sqrt(expected * (1 - expected) / len(cuts))
     assert (np.abs(share - expected) <= 4 * standard_error).all()

@@ -164,3 +164,8 @@ class ToyReward:
 
     def score(self, candidates: list[Candidate]):
         return [Score(value=self.function(ids_of(candidate.text))) for candidate in candidates]
+
+
+def alike(one, other):
+    """Return how many tokens two responses begin with that are the same."""
+    return next((t for t in range(len(one)) if one[: t + 1] != other[: t + 1]), len(one))
