@@ -304,6 +304,35 @@ def test_the_first_round_of_equal_seeds_is_shared(quality):
     assert ours == plain
 
 
+def test_best_of_n_shares_the_first_round_of_what_it_is_compared_with(quality):
+    bench = quality(
+        strategies={
+            "ours": SearchSettings(strategy="tilted_restart", num_samples=4, temperature=1.0),
+            "colder": SearchSettings(strategy="tilted_restart", num_samples=4),
+        },
+        reward=FunctionReward(lambda text: float(sum(map(ord, text)) % 7)),
+    )
+    bench.run(lambda: None)
+    made = report(bench, "t1")
+    theirs, ours = made.compared("ours").measures, made.answers["ours"].measures
+    assert [r["responses"] for r in bench.search("ours", 0, 1)["rounds"]] == [4, 4, 4]
+    for measure in ("reward", "surprisal", "the"):
+        assert np.array_equal(theirs[measure][:, :, :4], ours[measure][:, :, :4], equal_nan=True)
+    for i, s in ((0, 0), (2, 1)):
+        first, pool = ours["reward"][i, s, 3], bench.scores("t1", i, bench.reward)
+        subsets = [max(first, *chosen) for chosen in combinations(pool, 4)]
+        assert theirs["reward"][i, s, 7] == pytest.approx(np.mean(subsets)), "8 samples: 4 shared, and any 4"
+        outside = bench.scores("t1", i, bench.held_out["the"])
+        chosen = [max(four, key=lambda k: (pool[k], -k)) for four in combinations(range(12), 4)]
+        mixed = [outside[k] if pool[k] > first else ours["the"][i, s, 3] for k in chosen]
+        assert theirs["the"][i, s, 7] == pytest.approx(np.mean(mixed)), "what else is told is of the same answer"
+    alone = made.answers[made.baseline].measures["reward"]
+    assert not np.array_equal(theirs["reward"], alone)
+    assert np.array_equal(made.compared("colder").measures["reward"], alone), "other samples are not best-of-n's"
+    gaps = (ours["reward"] - theirs["reward"])[:, :, 11]
+    assert made.difference("ours", 12, standardised=False).mean == pytest.approx(gaps.mean())
+
+
 def test_the_command_writes_rows_report_and_picture(command, tmp_path):
     command(
         held_out=["contains:the"],
@@ -418,10 +447,12 @@ def test_what_it_takes_to_reach_the_baselines_end_is_told_in_responses_tokens_an
     made = made_of([0.1 * n for n in range(1, 17)], [0.2 * n for n in range(1, 13)])
     assert made.answers["ours"].reaches(1.6) == 8
     text = made.markdown()
-    assert "| ours | 8 | 8 to 8 | 0.25 | 0.25 |" in text
+    assert "| ours | 1.600 | 8 | 8 to 8 | 0.25 | 0.25 |" in text
     equal = "| ours | 16 | 8 | surprisal | 0.500 | 1.000 | -0.500 | -0.500 to -0.500 |"
     assert equal in text, "surprisal where both have the baseline's reward"
-    assert "| ours | not reached | not reached to not reached |  |  |" in made_of([1.0] * 8, [0.5] * 8).markdown()
+    assert (
+        "| ours | 1.000 | not reached | not reached to not reached |  |  |" in made_of([1.0] * 8, [0.5] * 8).markdown()
+    )
 
 
 def test_the_interval_of_what_it_takes_is_over_prompts_and_holds_what_is_never_reached():

@@ -73,21 +73,33 @@ def first_reaching(curves: FloatArray, goals: FloatArray) -> FloatArray:
     return np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
 
 
-def best_of_n(quality: Quality, plain: str) -> Answers:
-    """Return what the best of n plain samples measures, in expectation over the pool: the seeds are all alike."""
-    seeds, size = len(quality.seeds), min(max(BUDGETS), quality.pool_size)
+def best_of_n(quality: Quality, plain: str, beside: str | None = None) -> Answers:
+    """Return what the best of n plain samples measures, in expectation over the pool.
+
+    Args:
+        quality: The benchmark, run.
+        plain: How the samples are drawn.
+        beside: A strategy to be compared with. Where its first round is drawn likewise, these are the first samples of
+            best-of-n too, in each of the runs: what luck they had is then no difference. Else the seeds are all alike.
+    """
+    size, names = min(max(BUDGETS), quality.pool_size), (*MEASURES, *quality.held_out)
     pools = [_Pool(quality, plain, prompt) for prompt in range(len(quality.prompts))]
-    chosen = [np.array([chosen_probabilities(pool.rewards, n) for n in range(1, size + 1)]) for pool in pools]
+    shares = [np.array([chosen_probabilities(pool.rewards, n) for n in range(1, size + 1)]) for pool in pools]
+    alone = [{name: _expected(p, own.figures[name]) for name in names} for p, own in zip(shares, pools, strict=True)]
+    found = {name: np.repeat(np.array([own[name] for own in alone])[:, None], len(quality.seeds), 1) for name in names}
+    if beside is not None and quality.begins_plainly(beside, plain):
+        for i, (pool, p) in enumerate(zip(pools, shares, strict=True)):
+            for s, seed in enumerate(quality.seeds):
+                row = quality.search(beside, i, seed)
+                for name, values in _continued(row, pool, p, names).items():
+                    found[name][i, s] = values
 
     def repeated(values: Sequence[Any]) -> FloatArray:
-        return np.repeat(np.array(values)[:, None], seeds, axis=1)
+        return np.repeat(np.array(values)[:, None], len(quality.seeds), axis=1)
 
-    names = (*MEASURES, *quality.held_out)
     drawn = np.arange(1, size + 1)
     return Answers(
-        measures={
-            k: repeated([_expected(p, own.figures[k]) for p, own in zip(chosen, pools, strict=True)]) for k in names
-        },
+        measures=found,
         forward_tokens=repeated([pool.forward_tokens * drawn for pool in pools]),
         seconds=repeated([pool.seconds * drawn for pool in pools]),
         distinct=repeated([pool.distinct for pool in pools]) if size == quality.pool_size else None,
@@ -123,17 +135,15 @@ def searched(quality: Quality, name: str) -> Answers:
     """Return what a strategy's best response so far measures."""
     names = (*MEASURES, *quality.held_out)
     shape = (len(quality.prompts), len(quality.seeds), quality.budget)
-    found = {measure: np.full(shape, np.nan) for measure in names}  # before the first usable response, no answer
+    found = {measure: np.empty(shape) for measure in names}
     tokens, seconds, distinct, ess = np.empty(shape), np.empty(shape), np.empty(shape[:2]), np.empty(shape)
     for i in range(len(quality.prompts)):
         for s, seed in enumerate(quality.seeds):
             row = quality.search(name, i, seed)
             tokens[i, s], seconds[i, s] = np.cumsum(row["forward_tokens"]), _seconds(row)
             distinct[i, s], ess[i, s] = row["distinct"], _ess(row)
-            for step in row["best"]:
-                figures = _figures(step)
-                for measure in names:
-                    found[measure][i, s, step["drawn"] - 1 :] = figures[measure]
+            for measure, values in _best_so_far(row, quality.budget, names).items():
+                found[measure][i, s] = values
     return Answers(measures=found, forward_tokens=tokens, seconds=seconds, distinct=distinct, ess=ess)
 
 
@@ -155,6 +165,40 @@ class _Pool:
         self.forward_tokens = float(np.mean(row["forward_tokens"]))
         scoring = quality.scoring_seconds(plain, prompt, quality.reward)
         self.seconds = (row["seconds"] + scoring) / len(self.rewards)
+
+
+def _best_so_far(row: Row, size: int, names: Sequence[str]) -> dict[str, FloatArray]:
+    """Return what the best response of a search measures after each of the first so many; NaN before there is one."""
+    found = {name: np.full(size, np.nan) for name in names}
+    for step in row["best"]:
+        figures = _figures(step)
+        for name in names:
+            found[name][step["drawn"] - 1 :] = figures[name]
+    return found
+
+
+def _continued(row: Row, pool: _Pool, shares: FloatArray, names: Sequence[str]) -> dict[str, FloatArray]:
+    """Return what best-of-n measures that begins with the first round of a search, and goes on with a pool's samples.
+
+    Args:
+        row: The search.
+        pool: The prompt's.
+        shares: How probable each sample of it is to be the best of n, shape (n, samples).
+        names: Of the measures.
+
+    Returns:
+        Of each, shape (n,).
+    """
+    size, first = len(shares), row["rounds"][0]["responses"]
+    found = _best_so_far(row, min(size, first), names)
+    if size > first:
+        best = np.nan_to_num(found["reward"][-1], nan=-np.inf)
+        better = np.where(pool.rewards > best, shares[: size - first], 0.0)
+        others = 1.0 - better.sum(1, keepdims=True)  # how probable none of the pool's is better
+        for name in names:
+            values = np.append(pool.figures[name], found[name][-1])
+            found[name] = np.append(found[name], _expected(np.hstack([better, others]), values))
+    return found
 
 
 def _seconds(row: Row) -> FloatArray:

@@ -24,6 +24,8 @@ class Report:
     Args:
         baseline: The name among `answers` of what the rest is compared with.
         answers: By name.
+        beside: The baseline as it is compared with a strategy, by that one's name: with the same first round. Where
+            there is none, it is that of `answers`.
         spread: Standard deviation of the reward over each prompt's plain samples; NaN where all are equal.
         held_out: Names of the measures that were not optimised.
         left_out: Prompts that aren't in it, since one side had no response that could be returned.
@@ -32,12 +34,17 @@ class Report:
     baseline: str
     answers: dict[str, Answers]
     spread: FloatArray
+    beside: dict[str, Answers] = field(default_factory=dict)
     held_out: tuple[str, ...] = field(default=())
     left_out: int = 0
 
     @property
     def others(self) -> dict[str, Answers]:
         return {name: answers for name, answers in self.answers.items() if name != self.baseline}
+
+    def compared(self, name: str) -> Answers:
+        """Return the baseline as it is compared with a strategy."""
+        return self.beside.get(name, self.answers[self.baseline])
 
     def budgets(self, name: str | None = None) -> list[int]:
         """Return the budgets that are reported: of the baseline, or those that a strategy has beside it."""
@@ -53,7 +60,7 @@ class Report:
             measure: One of the answers' measures.
             standardised: In units of the prompt's own standard deviation over plain samples.
         """
-        ours, theirs = self.answers[name].measures[measure], self.answers[self.baseline].measures[measure]
+        ours, theirs = (answers.measures[measure] for answers in (self.answers[name], self.compared(name)))
         gaps = ours[:, :, budget - 1] - theirs[:, :, budget - 1]
         if not standardised:
             return paired(gaps.tolist())
@@ -100,7 +107,7 @@ class Report:
         Returns:
             The number, and its 95 % interval over bootstrap draws of prompts.
         """
-        of = (self.answers[key].measures["reward"] for key in (name, self.baseline))
+        of = (answers.measures["reward"] for answers in (self.answers[name], self.compared(name)))
         ours, theirs = (np.nan_to_num(rewards, nan=_NO_ANSWER).mean(1) for rewards in of)
         n = float(first_reaching(ours.mean(0)[None], theirs[:, -1].mean(keepdims=True))[0])
         drawn = first_reaching(resampled(ours), resampled(theirs[:, -1]))
@@ -108,14 +115,11 @@ class Report:
         return n, float(low), float(high)
 
     def _reach(self) -> Iterator[str]:
-        base = self.answers[self.baseline]
-        goal = float(base.mean("reward")[-1])
-        yield (
-            f"| to reach {goal:.3f}, the baseline's at {base.size} | responses | 95 % interval | of its tokens | "
-            "of its seconds |"
-        )
-        yield "|---|---|---|---|---|"
+        goal = f"to reach the baseline's at {self.answers[self.baseline].size}"
+        yield f"| {goal} | that is | responses | 95 % interval | of its tokens | of its seconds |"
+        yield "|---|---|---|---|---|---|"
         for name, answers in self.others.items():
+            base = self.compared(name)
             n, low, high = self.reach(name)
             told, least, most = (f"{m:.0f}" if np.isfinite(m) else "not reached" for m in (n, low, high))
             pairs = ((answers.forward_tokens, base.forward_tokens), (answers.seconds, base.seconds))
@@ -123,14 +127,14 @@ class Report:
                 f"{ours[:, :, int(n) - 1].mean() / theirs[:, :, -1].mean():.2f}" if np.isfinite(n) else ""
                 for ours, theirs in pairs
             ]
-            yield f"| {name} | {told} | {least} to {most} | {' | '.join(shares)} |"
+            yield f"| {name} | {base.mean('reward')[-1]:.3f} | {told} | {least} to {most} | {' | '.join(shares)} |"
 
     def _at_equal_reward(self) -> Iterator[str]:
         """Compare what else the answers measure where both sides' mean reward is that of the baseline at a budget."""
-        base = self.answers[self.baseline]
         yield "| at the reward of | baseline's responses | ours | measure | ours | baseline's | gap | 95 % interval |"
         yield "|---" * 8 + "|"
         for name, answers in self.others.items():
+            base = self.compared(name)
             for budget in self.budgets()[-3:]:
                 n = answers.reaches(float(base.mean("reward")[budget - 1]))
                 if n is None:
@@ -208,8 +212,10 @@ def report(quality: Quality, baseline: str) -> Report:
     answered = np.all([np.isfinite(a.measures["reward"][:, :, -1]).all(1) for a in answers.values()], axis=0)
     if not answered.any():
         raise ConfigurationError("no prompt has an answer on every side; mend the reward, or veto less")
+    beside = {name: best_of_n(quality, baseline, name) for name in quality.strategies}
     return Report(
         baseline=f"best_of_n, {baseline}",
+        beside={name: own.of(answered) for name, own in beside.items()},
         answers={name: a.of(answered) for name, a in answers.items()},
         spread=np.array([_spread(quality.scores(baseline, int(i), quality.reward)) for i in np.flatnonzero(answered)]),
         held_out=tuple(quality.held_out),

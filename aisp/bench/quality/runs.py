@@ -26,6 +26,7 @@ from aisp.results import ResultFile, result_key
 from aisp.rewards import Reward
 from aisp.selection import Selection
 from aisp.settings import SearchSettings
+from aisp.strategies.base import Setting
 from aisp.trace import Response, Round, best_of
 
 _POOL_ROUND = 64
@@ -108,6 +109,21 @@ class Quality:
     def search(self, strategy: str, prompt: int, seed: int) -> Row:
         """Return what a strategy found."""
         return self.results.done[self._search_key(strategy, prompt, seed)]
+
+    def begins_plainly(self, strategy: str, plain: str) -> bool:
+        """Return whether a strategy's first round is plain samples of the kind that a pool is of."""
+        settings = self.strategies[strategy].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
+        plan, own = settings.make_plan(rewarded=True), settings.make_strategy(rewarded=True)
+        state = own.init(
+            Setting(
+                root_seed=0,
+                budget=plan.budget,
+                num_samples=plan.num_samples,
+                max_tokens=self.max_tokens,
+                partial=self.reward.partial,
+            )
+        )
+        return all(proposal.draws_plainly(self.plain[plain]) for proposal in own.propose(state, plan.num_samples))
 
     def _missing(self, tasks: Iterator[tuple[str, Callable[[], Row]]]) -> Iterator[Callable[[], None]]:
         for key, make in tasks:
