@@ -8,7 +8,8 @@ propagation), and has for each prefix the mean and the variance of a response th
 improvement E[max(r - best, 0)] (Mockus 1975; Jones, Schonlau and Welch 1998) is high behind prefixes of good responses,
 and behind those that little is known of; it falls as tries behind a prefix fail.
 
-Rewards enter by their ranks, as normal scores, so that neither scale nor outliers count.
+Rewards enter by their ranks, as normal scores, so that neither scale nor outliers count. The best to be improved on is
+that of n responses that differ: what beats n that are tied is as rare as what beats the best of n.
 """
 
 from __future__ import annotations
@@ -42,13 +43,14 @@ def expected_improvement(
     Returns:
         Shape (nodes,), >= 0, in units of normal scores.
     """
-    normal_scores = norm.ppf((rankdata(rewards) - 0.5) / len(rewards))
+    n = len(rewards)
+    normal_scores, best = norm.ppf((rankdata(rewards) - 0.5) / n), norm.ppf((n - 0.5) / n)
     lengths = np.array(depths, dtype=float)
     covered = _OF_TOKENS * (lengths / lengths[ends].mean()) ** _EXPONENT
     steps = covered - covered[parents]
     means, variances = _posterior(parents, steps.tolist(), ends, normal_scores.tolist())
     spread = np.sqrt(variances + np.maximum(_OF_TOKENS - covered, 0.0) + _OF_REST)
-    gap = (means - normal_scores.max()) / spread
+    gap = (means - best) / spread
     return np.asarray(spread * np.maximum(norm.pdf(gap) + gap * norm.cdf(gap), 0.0))
 
 

@@ -9,9 +9,10 @@ tree of those before it does so at one place, which makes its probability under 
 P(j, c) is in proportion to what the parent weighs, to how open its token at c was (the share that it has of the
 parent's entropy), and to what a response is expected to gain that leaves the tree there (`aisp.improvement`).
 
-The share a is drawn anew, as plain sampling without replacement would: P(c) is in proportion to what the model has for
-leaving the tree there. It is the share of pairs of parents that are tied for best: the rewards can't tell these apart,
-and where they can tell none, all is drawn anew.
+The share a is drawn anew, much as plain sampling without replacement would: P(c) is in proportion to what the model has
+for leaving the tree there, and to the gain again, which among failures is greatest where least was tried: at the first
+tokens. It is the share of pairs of parents that are tied for best: the rewards can't tell these apart, and where they
+can tell none, all is drawn anew.
 """
 
 from __future__ import annotations
@@ -102,13 +103,13 @@ class Explored:
         return np.asarray(masses / (masses.sum() or 1.0) * gains[places])
 
     def head(self, prefix: int) -> Tokens:
-        """Return one of the prefixes that `departures` are of."""
+        """Return one of the prefixes."""
         response, length = self._heads[prefix]
         return response.head(length)
 
-    def departure(self, ids: Sequence[int]) -> float:
-        """Return the share that the place where a response leaves the tree has of all `departures`."""
-        return float(_distribution(self.departures())[self._path(ids)[-1]])
+    def departed(self, ids: Sequence[int]) -> int:
+        """Return which of the prefixes a response leaves the tree behind."""
+        return self._path(ids)[-1]
 
     def _is_open(self, nodes: Sequence[int]) -> NDArray[np.bool_]:
         tried = np.array([self._tried[node] for node in nodes])
@@ -134,26 +135,28 @@ class Restarts:
         parents: Responses of it that are open.
         weights: W_j of the parents, shape (parents,), summing to 1.
         cuts: P(j, c), of shape (length,) for each parent, all together summing to 1.
-        anew: Share of the responses that begin as a plain sample would that is none of those before, in [0, 1].
+        departures: P(c) of what is drawn anew, shape (prefixes,), summing to 1.
+        anew: Share of the responses that is, in [0, 1].
     """
 
     explored: Explored
     parents: tuple[Tokens, ...]
     weights: FloatArray
     cuts: tuple[FloatArray, ...]
-    anew: float = 0.0
+    departures: FloatArray
+    anew: float
 
     def draw(self, n: int, rng: np.random.Generator) -> list[tuple[Tokens, tuple[int, ...]]]:
         """Return what each of n responses keeps, and the tokens that may not come next.
 
         Whether anew and from which parent and cut is drawn by systematic resampling.
         """
-        anew = _distribution(self.explored.departures()).cumsum() if self.anew else None
-        cuts, first = np.concatenate(self.cuts).cumsum(), np.cumsum([0, *map(len, self.cuts)])
+        departures, cuts = self.departures.cumsum(), np.concatenate(self.cuts).cumsum()
+        first = np.cumsum([0, *map(len, self.cuts)])
         heads = []
         for point in (rng.random() + np.arange(n)) / n:
-            if point < self.anew and anew is not None:
-                heads.append(self.explored.head(_place(anew, rng.random())))
+            if point < self.anew:
+                heads.append(self.explored.head(_place(departures, rng.random())))
             else:
                 place = _place(cuts, (point - self.anew) / (1.0 - self.anew))
                 parent = int(np.searchsorted(first, place, side="right")) - 1
@@ -169,8 +172,7 @@ class Restarts:
         for parent, cuts in zip(self.parents, self.cuts, strict=True):
             if cut < len(parent) and parent.ids[:cut] == response.ids[:cut]:
                 total += (1.0 - self.anew) * float(cuts[cut])
-        if self.anew:
-            total += self.anew * self.explored.departure(response.ids)
+        total += self.anew * float(self.departures[self.explored.departed(response.ids)])
         return float(np.log(total)) if total else -np.inf
 
 
@@ -193,15 +195,15 @@ def restarts_from(
     rewards = np.array([usable[place][1] for place in places])
     temperature = reward_temperature(rewards)
     parents = tuple(usable[place][0] for place in places)
-    anew = 0.0
-    if not temperature and len(parents) > 1 and explored.departures().any():
+    departures, anew = explored.departures(), 0.0
+    if not temperature and len(parents) > 1 and departures.any():
         tied = np.count_nonzero(rewards == rewards.max())
         anew = tied * (tied - 1) / (len(parents) * (len(parents) - 1))
     weights, gains = parent_weights(rewards, temperature), explored.gains(usable)
     masses = [weight * explored.cuts(parent, gains) for parent, weight in zip(parents, weights, strict=True)]
     ends = np.cumsum([len(parent) for parent in parents])
     cuts = tuple(np.split(_distribution(np.concatenate(masses)), ends[:-1]))
-    return Restarts(explored, parents, weights, cuts, anew), temperature
+    return Restarts(explored, parents, weights, cuts, _distribution(departures * gains), anew), temperature
 
 
 def parent_weights(rewards: FloatArray, reward_temperature: float | None) -> FloatArray:

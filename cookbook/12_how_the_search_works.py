@@ -18,7 +18,7 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
    two answers have in common what they moved by until they parted (`aisp.improvement`). What was tried behind a prefix
    is not tried again: the first new token is none of those that earlier answers have there. What is kept costs no
    forward pass. The more rewards tie for best the less they tell, and the more of a round is plain samples, without
-   those that are there already: all of it where all are tied.
+   those that are there already and rather where little was tried: all of it where all are tied.
 
 2. Behind any other prefix, what is known is which tokens go with reward. Let b = sum_t W[y_t] be the bag of an answer,
    W[y] being token y's row of the LM head, and fit r = a + s . b by ridge regression to all answers so far. For such

@@ -12,12 +12,13 @@ prefix is applied behind another. Here a round is drawn from what both halves of
 The first parents are plain samples, drawn as best-of-n's are: hotter than restarts, so that they differ.
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
-nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before
-(`aisp.restarts`). Where all are tied it is the whole round: until something is found, the search is best-of-n without
-replacement. The tilt carries what is known of tokens whatever their prefix. Its strength is `tilt_nats` of KL a
-response, and no more than its parents' entropy (to be led away from what a model has by heart makes it stutter), times
-the share of the reward's variance that the linear model predicts out of sample: a reward that isn't linear in tokens is
-left to the restarts. What the tilt really costs is measured in every round, and the next one is corrected by it.
+nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before, and rather
+where little was tried (`aisp.restarts`). Where all are tied it is the whole round: until something is found, the search
+is best-of-n without replacement, which turns to other beginnings. The tilt carries what is known of tokens whatever
+their prefix. Its strength is `tilt_nats` of KL a response, and no more than its parents' entropy (to be led away from
+what a model has by heart makes it stutter), times the share of the reward's variance that the linear model predicts out
+of sample: a reward that isn't linear in tokens is left to the restarts. What the tilt really costs is measured in every
+round, and the next one is corrected by it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_it_is_that_of_the_gaussian_process_whose_covariance_is_what_responses_s
         mean = with_others @ inverse @ scores
         variance = 1.0 + shared(prefix, prefix) - with_others @ inverse @ with_others
         variance += max(4.0 - shared(prefix, prefix), 0.0) + 0.05
-        law, best = norm(mean, np.sqrt(variance)), scores.max()
+        law, best = norm(mean, np.sqrt(variance)), norm.ppf(1.0 - 0.5 / len(rewards))
         far = max(best, mean) + 12 * np.sqrt(variance)
         expected, _ = quad(lambda r, law=law, best=best: (r - best) * law.pdf(r), best, far, epsabs=0, limit=200)
         assert gain == pytest.approx(expected, rel=1e-6)
@@ -76,3 +76,13 @@ def test_less_is_expected_the_more_has_failed_behind_a_prefix():
 def test_where_all_are_tied_more_is_expected_where_less_was_tried():
     gains = Tree([(1, 1), (1, 2), (1, 3), (2, 1)]).gains([7.0] * 4)
     assert gains[2,] > gains[1,] > 0
+
+
+def test_the_more_are_tied_the_more_is_expected_of_first_tokens():
+    ratios = []
+    for n in (4, 16, 64):
+        gains = Tree([(token, *[1] * 15) for token in range(n)]).gains([0.0] * n)
+        ratios.append(gains[()] / gains[(0, *[1] * 8)])
+    assert ratios == sorted(ratios)
+    assert ratios[0] > 1.0
+    assert ratios[-1] > 2 * ratios[0]

@@ -63,7 +63,8 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
     gains = np.random.default_rng(0).exponential(size=len(explored.departures()))
     masses = [weight * explored.cuts(parent, gains) for weight, parent in zip(weights, parents, strict=True)]
     cuts = tuple(mass / np.sum(masses) for mass in masses)
-    restarts = Restarts(explored, parents, weights, cuts, anew)
+    departures = explored.departures() * gains
+    restarts = Restarts(explored, parents, weights, cuts, departures / departures.sum(), anew)
     law = {}
     for ids in toy.responses():
         cut = explored.leaves(ids)
@@ -103,7 +104,7 @@ def test_cuts_are_in_proportion_to_weight_entropy_and_gain():
     assert sum(cuts.sum() for cuts in restarts.cuts) == pytest.approx(1.0)
 
 
-def test_what_is_drawn_anew_has_the_models_law_without_what_was_drawn():
+def test_departures_are_what_the_model_has_for_leaving_the_tree():
     toy, responses = Toy(ends=True), drawn_of(Toy(ends=True), 6)
     explored, known = Explored(responses), {response.ids for response in responses}
     law = dict(zip(toy.responses(), toy.probabilities(), strict=True))
@@ -112,7 +113,16 @@ def test_what_is_drawn_anew_has_the_models_law_without_what_was_drawn():
     assert explored.departures().sum() == pytest.approx(left)
     for ids in law.keys() - known:
         here = sum(p for other, p in law.items() if other not in known and alike_places(explored, ids, other))
-        assert explored.departure(ids) == pytest.approx(here / left)
+        assert explored.departures()[explored.departed(ids)] == pytest.approx(here)
+
+
+def test_what_is_drawn_anew_departs_by_mass_and_gain():
+    responses = drawn(4)
+    usable = [(response, 0.0) for response in responses]
+    restarts, _ = restarts_from(responses, usable, lambda _: None)
+    masses, gains = restarts.explored.departures(), restarts.explored.gains(usable)
+    assert np.ptp(gains[masses > 0]) > 0
+    np.testing.assert_allclose(restarts.departures, masses * gains / (masses @ gains))
 
 
 def test_a_share_is_drawn_anew_where_rewards_are_tied():
