@@ -135,6 +135,29 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(quality, tmp_path)
     assert (kinds.count("pool"), kinds.count("search"), kinds.count("scores")) == (6, 6, 2 * 3 * 2)
 
 
+def test_the_reward_is_loaded_in_no_runs_seconds(quality):
+    class Loading(FunctionReward):
+        """A reward that tells how many candidates it is called with."""
+
+        def __init__(self):
+            super().__init__(lambda text: float(len(text)))
+            self.calls = []
+
+        def _score(self, candidates):
+            self.calls.append(len(candidates))
+            return super()._score(candidates)
+
+    reward = Loading()
+    bench = quality(reward=reward, held_out={})
+    bench.run(lambda: None)
+    assert reward.calls[0] == 1, "of no run and no pool"
+    assert len(reward.calls) == 1 + 3 * 2 * 3 + 2 * 3
+    assert min(reward.calls[1:]) > 1
+    before = len(reward.calls)
+    bench.run(lambda: None)
+    assert len(reward.calls) == before, "nothing is loaded for what is done"
+
+
 def test_the_report_says_what_the_rows_hold(quality):
     bench = quality()
     bench.run(lambda: None)

@@ -78,10 +78,20 @@ class Quality:
         """Do it, `concurrency` at a time, then score the pools likewise; `advance` is called as each task ends.
 
         Seconds are a run's own, with as many others in flight on either side: a slow reward is shared in searches, and
-        so it is over pools.
+        so it is over pools. That it has to be loaded first is in no run's.
         """
-        self._together(self.tasks(), advance)
-        self._together(list(self._missing(self._scores())), lambda: None)
+        self._together(list(self._missing(self._pools())), advance)
+        searches, scores = list(self._missing(self._searches())), list(self._missing(self._scores()))
+        if searches or scores:
+            self._load()
+        self._together(searches, advance)
+        self._together(scores, lambda: None)
+
+    def _load(self) -> None:
+        """Draw and score one response, so that model and reward are there before any clock starts."""
+        settings = SearchSettings(strategy="best_of_n", budget=1, max_tokens=self.max_tokens)
+        with contextlib.suppress(AllCandidatesExcludedError):
+            settings.make_aligner(engine_for(self.model), self.reward).align(self._request(settings, 0, seed=0))
 
     def _together(self, tasks: Sequence[Callable[[], None]], advance: Callable[[], None]) -> None:
         with ThreadPoolExecutor(self.concurrency) as threads:
@@ -207,13 +217,7 @@ class Quality:
 
     def _search(self, name: str, prompt: int, seed: int) -> Row:
         settings = self.strategies[name].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
-        messages = self.prompts[prompt]
-        request = Request(
-            messages=messages,
-            prompt_tokens=self.model.encode(messages),
-            limits=settings.make_limits(),
-            seed=seed,
-        )
+        request = self._request(settings, prompt, seed)
         started = time.monotonic()
         rounds: list[Round] = []
         with contextlib.suppress(AllCandidatesExcludedError):  # the report tells of runs without an answer
@@ -254,6 +258,11 @@ class Quality:
                 for i, (drawn, response) in enumerate(steps)
             ],
         }
+
+    def _request(self, settings: SearchSettings, prompt: int, seed: int) -> Request:
+        messages = self.prompts[prompt]
+        tokens = self.model.encode(messages)
+        return Request(messages=messages, prompt_tokens=tokens, limits=settings.make_limits(), seed=seed)
 
 
 def _values(scores: Sequence[Score]) -> list[float | None]:
