@@ -227,6 +227,8 @@ def test_language_is_graded_by_its_share():
     assert {Language(code).check(english) for code in ("fr", "de", "mr")} == {0.0}, (
         "noise of the identifier is no grade"
     )
+    named = "By the name of Haiyar... (Laughs)\nWith the help of the Marathos... (Laughs)"
+    assert Language("mr").check(named) == 0.0, "nor is a little of it in a sentence among others"
     assert Language("fr").check(french.upper()) == 1.0
 
 

@@ -39,16 +39,17 @@ class Language(Rule):
         pieces = [piece for piece in sentences(text) if any(map(str.isalpha, piece))]
         lengths = [float(len(piece)) for piece in pieces]
         # The whole, which is not in the language, counts too: so no text is 1 by its sentences alone.
-        return average(
+        mean = average(
             [_likelihood(text, self.language), *(_likelihood(piece, self.language) for piece in pieces)],
             [1.0, *lengths],
         )
+        return below_one(round(mean, 2))
 
 
 def _likelihood(text: str, language: str) -> float:
     ranked = _identifier().rank(text)
     best, own = ranked[0][1], dict(ranked)[language]
-    return 1.0 if own == best else below_one(round(float(own / best), 2))
+    return float(own / best)
 
 
 @cache
