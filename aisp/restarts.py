@@ -135,8 +135,8 @@ class Restarts:
         parents: Responses of it that are open.
         weights: W_j of the parents, shape (parents,), summing to 1.
         cuts: P(j, c), of shape (length,) for each parent, all together summing to 1.
-        departures: P(c) of what is drawn anew, shape (prefixes,), summing to 1.
-        anew: Share of the responses that is, in [0, 1].
+        departures: P(c) of responses that are drawn anew, shape (prefixes,), summing to 1.
+        anew: Their share, in [0, 1].
     """
 
     explored: Explored
