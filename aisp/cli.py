@@ -214,7 +214,7 @@ def bench_quality(
         str, typer.Option(help="Of the report: kinds of reward in one folder share their pools.")
     ] = "report",
 ) -> None:
-    """Compare strategies with best-of-n, paired by prompt, at every budget."""
+    """Compare strategies with best-of-n, paired by prompt and seed, at every budget."""
     with _readable_errors():
         from aisp.bench.quality.command import run_quality
 
