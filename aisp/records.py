@@ -175,7 +175,7 @@ class Proposal:
         """Whether any pre-logit is perturbed."""
         return bool(self.scale or self.mean) or self.shift is not None
 
-    def draws_plainly(self, sampling: Sampling) -> bool:
+    def is_plain(self, sampling: Sampling) -> bool:
         """Return whether the response is a sample of the base model, taken like this, and nothing else."""
         changed = self.steered or self.kept.ids or self.excluded or self.grammar or self.pause_after is not None
         return self.sampling == sampling and not changed

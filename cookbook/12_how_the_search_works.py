@@ -11,14 +11,14 @@ where the weight is. In pre-logit space the proposal is a shift of z_t, the vect
 would like to know is the optimal feedback, E[shift | the tokens so far] under q*. Two facts make it cheap.
 
 1. Behind a prefix that was visited, the answer is known: go on as the good answers went on. So a new answer keeps a
-   prefix of a good one (parent j weighs exp(r_j/lambda), lambda such that two parents are
-   effective), and is drawn anew behind a cut. Where the model was sure there is nothing else to draw, and where many
-   tries failed there is little to gain. So cuts are made in proportion to the entropy of the token that was taken
-   there, and to the improvement that is expected: rewards count as a Gaussian process on the tree of answers, in which
-   two answers have in common what they moved by until they parted (`aisp.improvement`). What was tried behind a prefix
-   is not tried again: the first new token is none of those that earlier answers have there. What is kept costs no
-   forward pass. The more rewards tie for best the less they tell, and the more of a round is plain samples, without
-   those that are there already and rather where little was tried: all of it where all are tied.
+   prefix of a good one (parent j weighs exp(r_j/lambda), lambda such that two parents are effective), and is drawn anew
+   behind a cut. Where the model was sure there is nothing else to draw, and where many tries failed there is little to
+   gain. So cuts are made in proportion to the entropy of the token that was taken there, and to the improvement that is
+   expected: rewards count as a Gaussian process on the tree of answers, in which two answers have in common what they
+   moved by until they parted (`aisp.improvement`). What was tried behind a prefix is not tried again: the first new
+   token is none of those that earlier answers have there. What is kept costs no forward pass. The more rewards tie for
+   best the less they tell, and the more of a round is plain samples, without those that are there already and rather
+   where little was tried: all of it where all are tied.
 
 2. Behind any other prefix, what is known is which tokens go with reward. Let b = sum_t W[y_t] be the bag of an answer,
    W[y] being token y's row of the LM head, and fit r = a + s . b by ridge regression to all answers so far. For such

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -73,37 +74,40 @@ def first_reaching(curves: FloatArray, goals: FloatArray) -> FloatArray:
     return np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
 
 
-def best_of_n(quality: Quality, plain: str, beside: str | None = None) -> Answers:
-    """Return what the best of n plain samples measures, in expectation over the pool.
-
-    Args:
-        quality: The benchmark, run.
-        plain: How the samples are drawn.
-        beside: A strategy to be compared with. Where its first round is drawn likewise, these are the first samples of
-            best-of-n too, in each of the runs: what luck they had is then no difference. Else the seeds are all alike.
-    """
-    size, names = min(max(BUDGETS), quality.pool_size), (*MEASURES, *quality.held_out)
+def best_of_n(quality: Quality, plain: str) -> Answers:
+    """Return what the best of n plain samples measures, in expectation over the pool: the seeds are all alike."""
     pools = [_Pool(quality, plain, prompt) for prompt in range(len(quality.prompts))]
-    shares = [np.array([chosen_probabilities(pool.rewards, n) for n in range(1, size + 1)]) for pool in pools]
-    alone = [{name: _expected(p, own.figures[name]) for name in names} for p, own in zip(shares, pools, strict=True)]
-    found = {name: np.repeat(np.array([own[name] for own in alone])[:, None], len(quality.seeds), 1) for name in names}
-    if beside is not None and quality.begins_plainly(beside, plain):
-        for i, (pool, p) in enumerate(zip(pools, shares, strict=True)):
-            for s, seed in enumerate(quality.seeds):
-                row = quality.search(beside, i, seed)
-                for name, values in _continued(row, pool, p, names).items():
-                    found[name][i, s] = values
 
     def repeated(values: Sequence[Any]) -> FloatArray:
         return np.repeat(np.array(values)[:, None], len(quality.seeds), axis=1)
 
-    drawn = np.arange(1, size + 1)
+    names = (*MEASURES, *quality.held_out)
+    drawn = np.arange(1, _size(quality) + 1)
     return Answers(
-        measures=found,
+        measures={name: repeated([_expected(pool.shares, pool.figures[name]) for pool in pools]) for name in names},
         forward_tokens=repeated([pool.forward_tokens * drawn for pool in pools]),
         seconds=repeated([pool.seconds * drawn for pool in pools]),
-        distinct=repeated([pool.distinct for pool in pools]) if size == quality.pool_size else None,
+        distinct=repeated([pool.distinct for pool in pools]) if len(drawn) == quality.pool_size else None,
     )
+
+
+def beginning_alike(quality: Quality, plain: str, name: str, alone: Answers) -> Answers:
+    """Return what best-of-n measures whose first samples are a strategy's first round: its luck is no difference then.
+
+    Args:
+        quality: The benchmark, run.
+        plain: How the samples are drawn.
+        name: A strategy whose first round is drawn likewise (`Quality.begins_plainly`).
+        alone: `best_of_n` of the same samples, whose costs these have.
+    """
+    names = (*MEASURES, *quality.held_out)
+    found = {measure: np.empty_like(alone.measures[measure]) for measure in names}
+    for i in range(len(quality.prompts)):
+        pool = _Pool(quality, plain, i)
+        for s, seed in enumerate(quality.seeds):
+            for measure, values in _continued(quality.search(name, i, seed), pool, names).items():
+                found[measure][i, s] = values
+    return replace(alone, measures=found)
 
 
 def by_rule(quality: Quality, plain: str, rule: str) -> Answers:
@@ -112,7 +116,7 @@ def by_rule(quality: Quality, plain: str, rule: str) -> Answers:
     Between the budgets of the report a figure is that of the budget before.
     """
     selection, names = quality.rules[rule], (*MEASURES, *quality.held_out)
-    size = min(max(BUDGETS), quality.pool_size)
+    size = _size(quality)
     shape = (len(quality.prompts), len(quality.seeds), size)
     found = {name: np.full(shape, np.nan) for name in names}
     tokens, seconds = np.empty(shape), np.empty(shape)
@@ -147,6 +151,11 @@ def searched(quality: Quality, name: str) -> Answers:
     return Answers(measures=found, forward_tokens=tokens, seconds=seconds, distinct=distinct, ess=ess)
 
 
+def _size(quality: Quality) -> int:
+    """Return how many plain samples best-of-n is told of at most."""
+    return min(max(BUDGETS), quality.pool_size)
+
+
 class _Pool:
     """A prompt's plain samples: their rewards (NaN where vetoed), figures, and mean cost of one."""
 
@@ -161,10 +170,16 @@ class _Pool:
             "kl_to_base": np.zeros(len(self.rewards)),
             **{k: np.array(quality.scores(plain, prompt, r)) for k, r in quality.held_out.items()},
         }
+        self._size = _size(quality)
         self.distinct = len(set(row["texts"]))
         self.forward_tokens = float(np.mean(row["forward_tokens"]))
         scoring = quality.scoring_seconds(plain, prompt, quality.reward)
         self.seconds = (row["seconds"] + scoring) / len(self.rewards)
+
+    @cached_property
+    def shares(self) -> FloatArray:
+        """How probable each sample is to be the best of n, shape (n, samples)."""
+        return np.array([chosen_probabilities(self.rewards, n) for n in range(1, self._size + 1)])
 
 
 def _best_so_far(row: Row, size: int, names: Sequence[str]) -> dict[str, FloatArray]:
@@ -177,23 +192,22 @@ def _best_so_far(row: Row, size: int, names: Sequence[str]) -> dict[str, FloatAr
     return found
 
 
-def _continued(row: Row, pool: _Pool, shares: FloatArray, names: Sequence[str]) -> dict[str, FloatArray]:
+def _continued(row: Row, pool: _Pool, names: Sequence[str]) -> dict[str, FloatArray]:
     """Return what best-of-n measures that begins with the first round of a search, and goes on with a pool's samples.
 
     Args:
         row: The search.
         pool: The prompt's.
-        shares: How probable each sample of it is to be the best of n, shape (n, samples).
         names: Of the measures.
 
     Returns:
         Of each, shape (n,).
     """
-    size, first = len(shares), row["rounds"][0]["responses"]
+    size, first = len(pool.shares), row["rounds"][0]["responses"]
     found = _best_so_far(row, min(size, first), names)
     if size > first:
         best = np.nan_to_num(found["reward"][-1], nan=-np.inf)
-        better = np.where(pool.rewards > best, shares[: size - first], 0.0)
+        better = np.where(pool.rewards > best, pool.shares[: size - first], 0.0)
         others = 1.0 - better.sum(1, keepdims=True)  # how probable none of the pool's is better
         for name in names:
             values = np.append(pool.figures[name], found[name][-1])

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from aisp.bench.quality.answers import BUDGETS, MEASURES, Answers, best_of_n, by_rule, first_reaching, searched
+from aisp.bench.quality.answers import (
+    BUDGETS,
+    MEASURES,
+    Answers,
+    beginning_alike,
+    best_of_n,
+    by_rule,
+    first_reaching,
+    searched,
+)
 from aisp.bench.quality.runs import Quality
 from aisp.bench.quality.statistics import Difference, paired, resampled
 from aisp.errors import ConfigurationError
@@ -24,8 +33,7 @@ class Report:
     Args:
         baseline: The name among `answers` of what the rest is compared with.
         answers: By name.
-        beside: The baseline as it is compared with a strategy, by that one's name: with the same first round. Where
-            there is none, it is that of `answers`.
+        beside: The baseline with the first round of a strategy, by that one's name; without, it is that of `answers`.
         spread: Standard deviation of the reward over each prompt's plain samples; NaN where all are equal.
         held_out: Names of the measures that were not optimised.
         left_out: Prompts that aren't in it, since one side had no response that could be returned.
@@ -212,10 +220,14 @@ def report(quality: Quality, baseline: str) -> Report:
     answered = np.all([np.isfinite(a.measures["reward"][:, :, -1]).all(1) for a in answers.values()], axis=0)
     if not answered.any():
         raise ConfigurationError("no prompt has an answer on every side; mend the reward, or veto less")
-    beside = {name: best_of_n(quality, baseline, name) for name in quality.strategies}
+    alone = answers[f"best_of_n, {baseline}"]
     return Report(
         baseline=f"best_of_n, {baseline}",
-        beside={name: own.of(answered) for name, own in beside.items()},
+        beside={
+            name: beginning_alike(quality, baseline, name, alone).of(answered)
+            for name in quality.strategies
+            if quality.begins_plainly(name, baseline)
+        },
         answers={name: a.of(answered) for name, a in answers.items()},
         spread=np.array([_spread(quality.scores(baseline, int(i), quality.reward)) for i in np.flatnonzero(answered)]),
         held_out=tuple(quality.held_out),

@@ -122,7 +122,7 @@ class Quality:
 
     def begins_plainly(self, strategy: str, plain: str) -> bool:
         """Return whether a strategy's first round is plain samples of the kind that a pool is of."""
-        settings = self.strategies[strategy].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
+        settings = self._settings(strategy)
         plan, own = settings.make_plan(rewarded=True), settings.make_strategy(rewarded=True)
         state = own.init(
             Setting(
@@ -133,7 +133,7 @@ class Quality:
                 partial=self.reward.partial,
             )
         )
-        return all(proposal.draws_plainly(self.plain[plain]) for proposal in own.propose(state, plan.num_samples))
+        return all(proposal.is_plain(self.plain[plain]) for proposal in own.propose(state, plan.num_samples))
 
     def _missing(self, tasks: Iterator[tuple[str, Callable[[], Row]]]) -> Iterator[Callable[[], None]]:
         for key, make in tasks:
@@ -216,7 +216,7 @@ class Quality:
         }
 
     def _search(self, name: str, prompt: int, seed: int) -> Row:
-        settings = self.strategies[name].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
+        settings = self._settings(name)
         request = self._request(settings, prompt, seed)
         started = time.monotonic()
         rounds: list[Round] = []
@@ -258,6 +258,9 @@ class Quality:
                 for i, (drawn, response) in enumerate(steps)
             ],
         }
+
+    def _settings(self, name: str) -> SearchSettings:
+        return self.strategies[name].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
 
     def _request(self, settings: SearchSettings, prompt: int, seed: int) -> Request:
         messages = self.prompts[prompt]
