@@ -26,7 +26,7 @@ def value_of(reward, text):
         (Length(2, 2, unit="sentences"), "It rains. Does it?! ", 1.0),
         (Length(2, 2, unit="sentences"), "It costs 3.50 now. And", 1.0),
         (Contains("rain", "Snow"), "RAIN and sleet", 0.5),
-        (Contains("rain"), "a train", 0.0),
+        (Contains("rain"), "a train", 0.5),
         (Avoids("sorry"), "Sorry, no", 0.0),
         (Avoids("a", "b"), "only b", 0.5),
         (Regex("^Dear"), "Dear Ann", 1.0),

@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.rules.base import Rule, below_one
+from aisp.rewards.rules.base import Rule, average, below_one
 from aisp.rewards.rules.words import given, longest_piece
 
 
@@ -40,7 +40,10 @@ class Ends(Rule):
 
 
 class Wrapped(Rule):
-    """1 where a text stands between two marks, whatever blanks are around; 0.5 for one of them.
+    """1 where a text stands between two marks, whatever blanks are around.
+
+    Else half for each mark: all of it for one that stands at its edge, half the share of the text that lies on its
+    inner side for one that occurs elsewhere. An occurrence counts as one of the two.
 
     Args:
         before: What it starts with.
@@ -53,10 +56,9 @@ class Wrapped(Rule):
 
     def check(self, text: str) -> float:
         text = text.strip()
-        starts, ends = text.startswith(self.before), text.endswith(self.after)
-        if starts and ends and len(text) < len(self.before) + len(self.after):
-            return 0.5
-        return (starts + ends) / 2
+        _, _, behind = text.partition(self.before)
+        both = average([_opens(self.before, text), _closes(self.after, behind)])
+        return max(both, _closes(self.after, text) / 2)
 
 
 class Case(Rule):
@@ -84,3 +86,14 @@ def _at_the_start(phrase: str, text: str) -> float:
         return 1.0
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(phrase, text, strict=False)))
     return below_one((shared / len(phrase) + longest_piece(phrase, text)) / 2)
+
+
+def _opens(mark: str, text: str) -> float:
+    """Return 1 for a text that starts with a mark, else half the share of the text that the first one comes before."""
+    if text.startswith(mark):
+        return 1.0
+    return (1 - text.find(mark) / len(text)) / 2 if mark in text else 0.0
+
+
+def _closes(mark: str, text: str) -> float:
+    return _opens(mark[::-1], text[::-1])

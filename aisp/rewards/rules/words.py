@@ -8,13 +8,15 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.rules.base import Counted, Rule, below_one
+from aisp.rewards.rules.base import Counted, Rule, below_one, within
 
 _LONG = 64
 
 
 class Contains(Rule):
     """The share of some words or phrases that occur, whatever their case.
+
+    One that doesn't counts half as much as its longest piece that does, if that is at least half of it.
 
     Args:
         phrases: At least one.
@@ -26,7 +28,10 @@ class Contains(Rule):
         self.phrases, self.whole = given(phrases, "contains"), whole
 
     def check(self, text: str) -> float:
-        return sum(count_phrase(phrase, text, whole=self.whole) > 0 for phrase in self.phrases) / len(self.phrases)
+        occur = [
+            min(count_phrase(phrase, text, whole=self.whole), 1) or _nearly(phrase, text) for phrase in self.phrases
+        ]
+        return sum(occur) / len(occur)
 
 
 class Avoids(Rule):
@@ -43,6 +48,8 @@ class Avoids(Rule):
 class Frequency(Counted):
     """How often a word or phrase occurs, whatever its case: between two numbers. See `Counted`.
 
+    Of what has to occur and doesn't, a piece counts as for `Contains`.
+
     Args:
         phrase: A word, a phrase, a letter, a comma.
         low: At least this often.
@@ -58,6 +65,12 @@ class Frequency(Counted):
 
     def count(self, text: str) -> int:
         return count_phrase(self.phrase, text, whole=self.whole)
+
+    def check(self, text: str) -> float:
+        count: float = self.count(text)
+        if not count and self.low:
+            count = _nearly(self.phrase, text)
+        return within(count, self.low, self.high)
 
 
 class Regex(Rule):
@@ -128,6 +141,15 @@ def longest_piece(phrase: str, text: str) -> float:
     ours, theirs = (phrase, text) if len(phrase) <= _LONG else (phrase.split(), text.split())
     matcher: SequenceMatcher[str] = SequenceMatcher(None, ours, theirs, autojunk=False)
     return below_one(matcher.find_longest_match(0, len(ours), 0, len(theirs)).size / len(ours))
+
+
+def _nearly(phrase: str, text: str) -> float:
+    """Return half the longest piece of a phrase that occurs, as a share of it; 0 where that is less than half of it.
+
+    Shorter pieces occur in any text.
+    """
+    piece = longest_piece(phrase.lower(), text.lower())
+    return piece / 2 if piece >= 0.5 else 0.0
 
 
 def compiled(pattern: str, flags: int) -> re.Pattern[str]:
