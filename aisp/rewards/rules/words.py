@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.rules.base import Counted, Rule, below_one, within
+from aisp.rewards.rules.base import Counted, Rule, below_one
 
 _LONG = 64
 
@@ -28,10 +28,7 @@ class Contains(Rule):
         self.phrases, self.whole = given(phrases, "contains"), whole
 
     def check(self, text: str) -> float:
-        occur = [
-            min(count_phrase(phrase, text, whole=self.whole), 1) or _nearly(phrase, text) for phrase in self.phrases
-        ]
-        return sum(occur) / len(occur)
+        return sum(_occurs(phrase, text, whole=self.whole) for phrase in self.phrases) / len(self.phrases)
 
 
 class Avoids(Rule):
@@ -67,10 +64,9 @@ class Frequency(Counted):
         return count_phrase(self.phrase, text, whole=self.whole)
 
     def check(self, text: str) -> float:
-        count: float = self.count(text)
-        if not count and self.low:
-            count = _nearly(self.phrase, text)
-        return within(count, self.low, self.high)
+        if self.low and not self.count(text):
+            return _occurs(self.phrase, text, whole=self.whole) / self.low
+        return super().check(text)
 
 
 class Regex(Rule):
@@ -143,11 +139,13 @@ def longest_piece(phrase: str, text: str) -> float:
     return below_one(matcher.find_longest_match(0, len(ours), 0, len(theirs)).size / len(ours))
 
 
-def _nearly(phrase: str, text: str) -> float:
-    """Return half the longest piece of a phrase that occurs, as a share of it; 0 where that is less than half of it.
+def _occurs(phrase: str, text: str, *, whole: bool) -> float:
+    """Return 1 where a phrase occurs, else half the share of it that its longest piece is which does.
 
-    Shorter pieces occur in any text.
+    0 where that is less than half of it: such pieces are in any text.
     """
+    if count_phrase(phrase, text, whole=whole):
+        return 1.0
     piece = longest_piece(phrase.lower(), text.lower())
     return piece / 2 if piece >= 0.5 else 0.0
 
