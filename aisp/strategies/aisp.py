@@ -6,7 +6,7 @@ reward.
     u_t <- sum_i w_i v_t^i
 
 Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted
-seeds, so the state stays small and no array is ever sent or stored.
+seeds (`aisp.mean`), so the state stays small and no array is ever sent or stored.
 
 Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and a
 position past a response's end takes no part in the update. There the weights of the rows that are still alive are
@@ -23,15 +23,13 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from aisp.errors import ConfigurationError
+from aisp.mean import mean_of_noise
 from aisp.noise import row_seed
-from aisp.records import GREEDY, FloatArray, NoiseTerm, Proposal, Rollout, Sampling, Score
+from aisp.records import GREEDY, NoiseTerm, Proposal, Rollout, Sampling, Score
 from aisp.strategies.base import Info, Setting
 from aisp.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
 
 Auto = Literal["auto"]
-
-# A weight below this share of the round's moves the mean by less than float32 resolves.
-_NEGLIGIBLE = 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +83,7 @@ class AISP:
         if not 0 < self.target_ess_fraction <= 1:
             raise ConfigurationError(f"target_ess_fraction is {self.target_ess_fraction}; expected a number in (0, 1]")
         if self.horizon is not None and self.horizon < 1:
-            raise ConfigurationError(
-                f"horizon is {self.horizon}; expected an integer >= 1, or None to perturb every token"
-            )
+            raise ConfigurationError(f"horizon is {self.horizon}; expected an integer >= 1, or None for all tokens")
 
     def init(self, setting: Setting) -> AISPState:
         return AISPState(setting=setting, scale=None if self.scale == "auto" else self.scale)
@@ -132,10 +128,11 @@ class AISP:
             prior_shift=self.prior_shift,
         )
         weights = normalise(logs)
-        mean = self._moved(state, proposals, rollouts, weights)
-        return replace(following, mean=mean), Info(
-            ess=effective_sample_size(weights), reward_temperature=float(temperature)
-        )
+        horizon = self._horizon(state)
+        ends = [min(len(rollout.tokens), horizon) if self.mask_ended else horizon for rollout in rollouts]
+        step = mean_of_noise([proposal.seed for proposal in proposals], weights, ends, state.scale)
+        info = Info(ess=effective_sample_size(weights), reward_temperature=float(temperature))
+        return replace(following, mean=state.mean + step), info
 
     def _horizon(self, state: AISPState) -> int:
         tokens = state.setting.max_tokens
@@ -146,33 +143,7 @@ class AISP:
         along = float(rollout.tokens.mean_dot.sum())
         return along if self.mask_ended else along + rollout.unused_mean_dot
 
-    def _moved(
-        self, state: AISPState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], weights: FloatArray
-    ) -> tuple[NoiseTerm, ...]:
-        """Return the mean after u_t <- u_t + sigma sum_i w_i eps_t^i, normalised over the rows alive at t."""
-        horizon = self._horizon(state)
-        ends = [min(len(rollout.tokens), horizon) if self.mask_ended else horizon for rollout in rollouts]
-        stops = sorted(set(ends))
-        live = {stop: sum(w for w, end in zip(weights, ends, strict=True) if end >= stop) for stop in stops}
-        terms = []
-        for proposal, weight, end in zip(proposals, weights, ends, strict=True):
-            spans = tuple(
-                (stop, float((state.scale or 0.0) * weight / live[stop]))
-                for stop in stops
-                if stop <= end and weight > _NEGLIGIBLE * live[stop]
-            )
-            if spans:
-                terms.append(NoiseTerm(seed=proposal.seed, spans=_filled(spans, stops)))
-        return state.mean + tuple(terms)
-
-
-def _filled(spans: tuple[tuple[int, float], ...], stops: Sequence[int]) -> tuple[tuple[int, float], ...]:
-    """Give the stops before the first span a weight of 0, since a span reaches down to the stop before it."""
-    leading = tuple((stop, 0.0) for stop in stops if stop < spans[0][0])
-    return (leading[-1:] if leading else ()) + spans
-
 
 PAPER = AISP(scale=math.sqrt(0.5), reward_temperature=0.3, prior_shift=0.999, mask_ended=False)
 """The paper's numbers: sigma^2 = 0.5, lambda = 0.3, alpha = 0.999; its rounds are `PAPER_ROUNDS` of `PAPER_SAMPLES`."""
-PAPER_SAMPLES = 32
-PAPER_ROUNDS = 32
+PAPER_SAMPLES, PAPER_ROUNDS = 32, 32
