@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.rules.base import Counted, Rule, below_one
+from aisp.rewards.rules.base import Counted, Rule, below_one, within
 
 _LONG = 64
 
@@ -28,7 +28,8 @@ class Contains(Rule):
         self.phrases, self.whole = given(phrases, "contains"), whole
 
     def check(self, text: str) -> float:
-        return sum(_occurs(phrase, text, whole=self.whole) for phrase in self.phrases) / len(self.phrases)
+        occur = (count_phrase(phrase, text, whole=self.whole) > 0 or _nearly(phrase, text) for phrase in self.phrases)
+        return sum(occur) / len(self.phrases)
 
 
 class Avoids(Rule):
@@ -64,9 +65,8 @@ class Frequency(Counted):
         return count_phrase(self.phrase, text, whole=self.whole)
 
     def check(self, text: str) -> float:
-        if self.low and not self.count(text):
-            return _occurs(self.phrase, text, whole=self.whole) / self.low
-        return super().check(text)
+        count = self.count(text) or (_nearly(self.phrase, text) if self.low else 0)
+        return within(count, self.low, self.high)
 
 
 class Regex(Rule):
@@ -139,13 +139,11 @@ def longest_piece(phrase: str, text: str) -> float:
     return below_one(matcher.find_longest_match(0, len(ours), 0, len(theirs)).size / len(ours))
 
 
-def _occurs(phrase: str, text: str, *, whole: bool) -> float:
-    """Return 1 where a phrase occurs, else half the share of it that its longest piece is which does.
+def _nearly(phrase: str, text: str) -> float:
+    """Return what a phrase that doesn't occur counts: half its longest piece that does, as a share of it.
 
     0 where that is less than half of it: such pieces are in any text.
     """
-    if count_phrase(phrase, text, whole=whole):
-        return 1.0
     piece = longest_piece(phrase.lower(), text.lower())
     return piece / 2 if piece >= 0.5 else 0.0
 
