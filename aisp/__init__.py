@@ -20,9 +20,9 @@ from aisp.version import __version__  # noqa: E402 - nothing else of the package
 
 if TYPE_CHECKING:
     from aisp.api import align, stream
-    from aisp.estimate import TiltedEstimate, tilted_estimate
+    from aisp.search.estimate import TiltedEstimate, tilted_estimate
+    from aisp.search.trace import Alignment, Response, Round
     from aisp.settings import SearchSettings
-    from aisp.trace import Alignment, Response, Round
 
 __all__ = [
     "Alignment",
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Alignment": "aisp.trace",
-    "Response": "aisp.trace",
-    "Round": "aisp.trace",
+    "Alignment": "aisp.search.trace",
+    "Response": "aisp.search.trace",
+    "Round": "aisp.search.trace",
     "SearchSettings": "aisp.settings",
-    "TiltedEstimate": "aisp.estimate",
+    "TiltedEstimate": "aisp.search.estimate",
     "align": "aisp.api",
     "stream": "aisp.api",
-    "tilted_estimate": "aisp.estimate",
+    "tilted_estimate": "aisp.search.estimate",
 }
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aisp.aligner import Request
 from aisp.engines import Progress, engine_for
 from aisp.errors import ConfigurationError
 from aisp.models import DEFAULT_MODEL, LoadedModel, load
 from aisp.records import Message
 from aisp.rewards import Preferences, Reward
+from aisp.search.loop import Request
+from aisp.search.trace import Alignment, Round
 from aisp.settings import SearchSettings
-from aisp.trace import Alignment, Round
 
 
 def align(

@@ -11,7 +11,7 @@ from aisp.errors import ConfigurationError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from aisp.trace import Alignment
+    from aisp.search.trace import Alignment
 
 
 def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None = None) -> Figure:

@@ -11,20 +11,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aisp.aligner import Aligner, Parse, Settle, Stops, settled_text, text_candidate
+from aisp.bench.rivals import Best, Pessimistic, Selection, SoftBest
+from aisp.bench.rivals.blockwise import Blockwise
+from aisp.bench.rivals.misvo import MISVO
+from aisp.bench.rivals.qalign import QAlign
 from aisp.engines.base import Engine
 from aisp.errors import ConfigurationError
-from aisp.plan import Plan, make_plan
 from aisp.records import GREEDY, Limits, Sampling
 from aisp.rewards.base import Reward
-from aisp.selection import Best, Pessimistic, Selection, SoftBest
+from aisp.search.loop import Aligner, Parse, Settle, Stops, settled_text, text_candidate
+from aisp.search.plan import Plan, make_plan
 from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
 from aisp.strategies.base import Strategy
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
-from aisp.strategies.blockwise import Blockwise
-from aisp.strategies.misvo import MISVO
-from aisp.strategies.qalign import QAlign
-from aisp.strategies.tilted_restart import TiltedRestart
+from aisp.strategies.tilted_restart.strategy import TiltedRestart
 
 DEFAULT_MAX_TOKENS = 256
 

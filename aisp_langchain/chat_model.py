@@ -24,14 +24,14 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from aisp.aligner import check_commits
 from aisp.engines import Engine
 from aisp.errors import ConfigurationError
 from aisp.forms import Form, read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
-from aisp.running import cancellable, items
+from aisp.search.loop import check_commits
 from aisp.settings import SearchSettings
+from aisp.threads import cancellable, items
 from aisp.version import __version__
 from aisp_langchain.messages import to_openai
 from aisp_langchain.profile import profile_of

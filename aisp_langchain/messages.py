@@ -23,7 +23,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from aisp.errors import PromptError
-from aisp.trace import Alignment
+from aisp.search.trace import Alignment
 
 _PIECE = re.compile(r"\s*\S+|\s+")
 _REASONING = {"reasoning", "thinking"}

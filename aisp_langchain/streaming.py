@@ -13,8 +13,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables.config import set_config_context
 
-from aisp.aligner import Aligner, Request
-from aisp.trace import Alignment
+from aisp.search.loop import Aligner, Request
+from aisp.search.trace import Alignment
 from aisp_langchain.messages import to_ai_message, to_chunks
 from aisp_langchain.tracing import Audience
 

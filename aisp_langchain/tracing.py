@@ -22,7 +22,7 @@ from langchain_core.callbacks.manager import ahandle_event, handle_event
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_callback_manager_for_config, merge_configs
 
-from aisp.trace import Round
+from aisp.search.trace import Round
 
 ROUND_EVENT = "aisp_round"
 T = TypeVar("T")

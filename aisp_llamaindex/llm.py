@@ -36,8 +36,8 @@ from aisp.errors import ConfigurationError
 from aisp.forms import make_form
 from aisp.models import DEFAULT_MODEL, LoadedModel
 from aisp.rewards.base import Reward
-from aisp.running import cancellable
 from aisp.settings import DEFAULT_MAX_TOKENS, SearchSettings, override
+from aisp.threads import cancellable
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
 from aisp_llamaindex.rewards import as_reward
 

@@ -21,7 +21,7 @@ from llama_index.core.tools import BaseTool
 from aisp import forms
 from aisp.errors import ConfigurationError, PromptError
 from aisp.forms.templates import merged
-from aisp.trace import Alignment
+from aisp.search.trace import Alignment
 
 _PIECE = re.compile(r"\s*\S+|\s+")
 _ROLES = {

@@ -6,7 +6,7 @@ Run it with `python cookbook/04_rubric.py`; it takes under a minute on two cores
 import aisp
 from aisp.models import load
 from aisp.rewards import Criterion, LocalJudge, Rubric
-from aisp.rewards.injections import INJECTIONS, NEUTRAL, injection_shift, weak_candidates
+from aisp.rewards.judge_attacks import INJECTIONS, NEUTRAL, injection_shift, weak_candidates
 
 rubric = Rubric(
     purpose="Answers of a library's help desk.",

@@ -15,7 +15,7 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
    behind a cut. Where the model was sure there is nothing else to draw, and where many tries failed there is little to
    gain. So cuts are made in proportion to the entropy of the token that was taken there, and to the improvement that is
    expected: rewards count as a Gaussian process on the tree of answers, in which two answers have in common what they
-   moved by until they parted (`aisp.improvement`). What was tried behind a prefix is not tried again: the first new
+   moved by until they parted. What was tried behind a prefix is not tried again: the first new
    token is none of those that earlier answers have there. What is kept costs no forward pass. The more rewards tie for
    best the less they tell, and the more of a round is plain samples, without those that are there already and rather
    where little was tried: all of it where all are tied.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from aisp.aligner import Aligner, Request
-from aisp.plan import Plan
 from aisp.plot import plot_alignments
 from aisp.records import Limits, Score
+from aisp.search.loop import Aligner, Request
+from aisp.search.plan import Plan
 from aisp.strategies import AISP, BestOfN
-from tests.method.fakes import FakeEngine, FakeReward
+from tests.search.fakes import FakeEngine, FakeReward
 
 
 def alignment_of(strategy):

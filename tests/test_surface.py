@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import aisp
+import aisp.bench.rivals
 import aisp.engines
 import aisp.forms
 import aisp.models
 import aisp.rewards
-import aisp.selection
 import aisp.strategies
 import aisp_langchain
 import aisp_langchain.rewards
@@ -26,7 +26,7 @@ def test_names():
         "stream",
         "tilted_estimate",
     ]
-    assert sorted(aisp.selection.__all__) == ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
+    assert sorted(aisp.bench.rivals.__all__) == ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
     assert sorted(aisp.strategies.__all__) == [
         "AISP",
         "BestOfN",
@@ -112,7 +112,7 @@ def test_every_public_name_is_there():
         aisp.forms,
         aisp.models,
         aisp.rewards,
-        aisp.selection,
+        aisp.bench.rivals,
         aisp_langchain,
         aisp_llamaindex,
         aisp_langchain.rewards,

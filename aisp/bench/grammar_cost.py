@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aisp.bench.speed import SHORT, Bench, Scenario, samples
-from aisp.engines.transformers import TransformersEngine
+from aisp.engines.transformers.engine import TransformersEngine
 from aisp.forms.grammars import json_grammar
 from aisp.records import GREEDY, Limits, Proposal, Rollout
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from aisp.bench.floor import bandwidth, read_bytes, wait
 from aisp.bench.memory import PeakMemory
-from aisp.engines.transformers import TransformersEngine
+from aisp.bench.roofline import bandwidth, read_bytes, wait
+from aisp.engines.transformers.engine import TransformersEngine
 from aisp.errors import ConfigurationError
 from aisp.records import Limits, Proposal, Rollout, Sampling
 

@@ -23,7 +23,7 @@ def engine_for(loaded: LoadedModel) -> Engine:
     Raises:
         UnsupportedModelError: The model can't be split at its head, or its cache can't be decoded from.
     """
-    from aisp.engines.transformers import TransformersEngine
+    from aisp.engines.transformers.engine import TransformersEngine
 
     with _lock:
         engine = _engines.get(loaded)

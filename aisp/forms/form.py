@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aisp.aligner import Request, settled_text
 from aisp.errors import ConfigurationError
 from aisp.forms.grammars import forced_grammar, free_grammar, json_grammar, regex_grammar
 from aisp.forms.parsing import parse_calls, split_reasoning
 from aisp.forms.schemas import untitled
-from aisp.forms.settled import settled_answer
 from aisp.forms.templates import Messages, encode, traits_of
 from aisp.forms.tools import Tool, name_of, read_choice
+from aisp.forms.unfinished import settled_answer
 from aisp.records import Candidate, Limits, Rollout
+from aisp.search.loop import Request, settled_text
 from aisp.settings import SearchSettings
 
 _TAIL = 8  # prompt tokens that a `<think>` and what follows it take

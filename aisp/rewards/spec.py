@@ -107,7 +107,7 @@ def _python(arguments: str) -> Reward:
 
 def _ifeval(arguments: str) -> Reward:
     # Imported here alone: rows are the benchmarks' business, and what they build is a reward that words may name.
-    from aisp.bench.ifeval import IFEval
+    from aisp.rewards.ifeval import IFEval
 
     if not arguments:
         raise ConfigurationError("ifeval has no file; expected ifeval:FILE, as a JSONL file of IFEval's rows")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from aisp.bench.rivals.blockwise import Blockwise
+from aisp.bench.rivals.misvo import MISVO
+from aisp.bench.rivals.qalign import QAlign
 from aisp.strategies.aisp import AISP
 from aisp.strategies.base import Info, Setting, Strategy
 from aisp.strategies.best_of_n import BestOfN
-from aisp.strategies.blockwise import Blockwise
-from aisp.strategies.misvo import MISVO
-from aisp.strategies.qalign import QAlign
-from aisp.strategies.tilted_restart import TiltedRestart
+from aisp.strategies.tilted_restart.strategy import TiltedRestart
 
 __all__ = [
     "AISP",

@@ -27,7 +27,7 @@ from aisp.mean import mean_of_noise
 from aisp.noise import row_seed
 from aisp.records import GREEDY, NoiseTerm, Proposal, Rollout, Sampling, Score
 from aisp.strategies.base import Info, Setting
-from aisp.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
+from aisp.strategies.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
 
 Auto = Literal["auto"]
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aisp.aligner import Request, text_candidate
 from aisp.errors import ConfigurationError, RewardError
 from aisp.records import NO_TOKENS, Candidate, Limits, Rollout, Score
 from aisp.rewards import FunctionReward, Length, Reward
 from aisp.rewards.loop import run
+from aisp.search.loop import Request, text_candidate
 
 
 def candidates_of(*texts):

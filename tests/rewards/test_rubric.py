@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from aisp.cli import app
+from aisp.cli.app import app
 from aisp.engines import engine_for
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
 from aisp.rewards import Criterion, FunctionReward, LocalJudge, Rubric
-from aisp.rewards.injections import INJECTIONS, injection_shift, weak_candidates
+from aisp.rewards.judge_attacks import INJECTIONS, injection_shift, weak_candidates
 from aisp.rewards.rubric import introduction, messages_for, quoted, without_control_tokens
 from aisp.rewards.spec import parse_reward
 

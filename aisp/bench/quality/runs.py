@@ -15,19 +15,19 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
-from aisp.aligner import Request
+from aisp.bench.rivals import Selection
 from aisp.engines import engine_for
 from aisp.errors import AllCandidatesExcludedError
 from aisp.forms.parsing import split_reasoning
+from aisp.jsonl import ResultFile, result_key
 from aisp.models import LoadedModel
 from aisp.noise import root_seed, row_seed
 from aisp.records import Candidate, Message, Proposal, Sampling, Score
-from aisp.results import ResultFile, result_key
 from aisp.rewards import Reward
-from aisp.selection import Selection
+from aisp.search.loop import Request
+from aisp.search.trace import Response, Round, best_of
 from aisp.settings import SearchSettings
 from aisp.strategies.base import Setting
-from aisp.trace import Response, Round, best_of
 
 _POOL_ROUND = 64
 Row = dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aisp.bench.reward.check import RewardCheck, check_reward
-from aisp.bench.reward.complaints import Complaint, Thresholds
+from aisp.bench.reward.findings import Complaint, Thresholds
 from aisp.bench.reward.samples import draw_samples
 
 __all__ = ["Complaint", "RewardCheck", "Thresholds", "check_reward", "draw_samples"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from aisp.bench.reward.complaints import Complaint, Thresholds, complaints
+from aisp.bench.reward.findings import Complaint, Thresholds, complaints
 from aisp.bench.reward.measures import Correlation, Spread, Ties, rank_correlation, spread, ties
 from aisp.bench.reward.scoring import Repeat, again, first_scores
 from aisp.errors import ConfigurationError
@@ -109,7 +109,7 @@ class RewardCheck:
 
     def plot(self, path: str | Path) -> None:
         """Draw it; the suffix says in which format. Needs the `plot` extra."""
-        from aisp.bench.reward.picture import draw_check
+        from aisp.bench.reward.plot import draw_check
 
         draw_check(self, path)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from aisp.aligner import Request, text_candidate
 from aisp.engines import engine_for
 from aisp.models import LoadedModel
 from aisp.noise import root_seed, row_seed
 from aisp.records import Candidate, Limits, Message, Proposal, Sampling
+from aisp.search.loop import Request, text_candidate
 
 _ROUND = 64
 

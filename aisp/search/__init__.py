@@ -1,0 +1,1 @@
+"""The search: one loop a request, what it knows, what it found."""

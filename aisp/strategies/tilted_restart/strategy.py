@@ -1,0 +1,211 @@
+"""Adaptive importance sampling conditioned on the prefix: restart from good responses, tilted by what made them good.
+
+The target is q*(y) proportional to p(y) exp(r(y)/lambda). The paper's proposal is open-loop: a mean found behind one
+prefix is applied behind another. Here a round is drawn from what both halves of the evidence say:
+
+    parent  y_j, of all responses so far, which weighs w_j proportional to exp(r_j/lambda) (ESS = `parents`)
+    cut     c, drawn with it: in proportion to that weight, to the entropy of the parent's token at c, and to what is
+            expected to be gained behind y_j[:c] (`tilted_restart.improvement`); y_j[:c] is kept, and costs nothing
+    suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, y_c none of the tokens that were tried there, with
+            u = slope/lambda' of the linear reward (`tilted_restart.linear`)
+
+The first parents are plain samples, drawn as best-of-n's are: hotter than restarts, so that they differ.
+
+Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
+nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before, and rather
+where little was tried. Where all are tied it is the whole round: until something is found, the search
+is best-of-n without replacement, which turns to other beginnings. The tilt carries what is known of tokens whatever
+their prefix. Its strength is `tilt_nats` of KL a response, and no more than its parents' entropy (to be led away from
+what a model has by heart makes it stutter), times the share of the reward's variance that the linear model predicts out
+of sample: a reward that isn't linear in tokens is left to the restarts. What the tilt really costs is measured in every
+round, and the next one is corrected by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aisp.errors import ConfigurationError
+from aisp.noise import row_seed
+from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.strategies.base import Info, Setting
+from aisp.strategies.best_of_n import DEFAULT_SAMPLING
+from aisp.strategies.tilted_restart.linear import fit_linear
+from aisp.strategies.tilted_restart.restarts import Restarts, restarts_from
+from aisp.strategies.weights import effective_sample_size, solve_reward_temperature
+
+# What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
+# between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
+_FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
+# Plain samples that are drawn before the first restart at most.
+_PLAIN = 16
+# A round of restarts is half as large as what is known already, for each to rest on news; no smaller than this. The
+# smaller rounds are, the more is known of where to restart from; the larger, the more of them a step decodes.
+_LEAST_ROUND = 8
+# Colder than the plain samples: restarts see to it that responses differ.
+_SAMPLING = Sampling(temperature=0.6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A response of the population, with its reward."""
+
+    rollout: Rollout
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiltedRestartState:
+    """The population, the tilt, and which round comes next.
+
+    Args:
+        population: Responses that have a reward.
+        drawn: All that were drawn.
+        restarts: What the next round keeps; None where it is to begin from nothing.
+        shift: u, float32 of shape (1, dim); None for none.
+        expected_nats: What the shift should cost per token.
+        kl_ratio: What tilts have cost, over what was expected.
+    """
+
+    setting: Setting
+    population: tuple[Member, ...] = ()
+    drawn: tuple[Tokens, ...] = ()
+    restarts: Restarts | None = None
+    shift: NDArray[np.float32] | None = None
+    expected_nats: float = 0.0
+    kl_ratio: float = _FIRST_RATIO
+    round_index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiltedRestart:
+    """Restart from prefixes of good responses, with the tokens tilted towards the reward.
+
+    Args:
+        sampling: How a restart's tokens are taken; temperature 0 would draw the same suffix again and again.
+        plain: How those of the plain samples before the first restart are; with top_p or top_k as those of restarts,
+            which would otherwise leave out what was drawn.
+        parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
+        tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear
+            and responses of at least that entropy. 0 leaves the tilt out.
+
+    Raises:
+        ConfigurationError: A value outside its range.
+    """
+
+    name: ClassVar[str] = "tilted_restart"
+    sampling: Sampling = _SAMPLING
+    plain: Sampling = DEFAULT_SAMPLING
+    parents: float = 2.0
+    tilt_nats: float = 16.0
+
+    def __post_init__(self) -> None:
+        if self.sampling.truncated and self.plain != self.sampling:
+            raise ConfigurationError(
+                f"plain samples are drawn by {self.plain} and restarts by {self.sampling}, to which some tokens of the "
+                "former are impossible; give both the same where there is top_p or top_k"
+            )
+        if not (math.isfinite(self.parents) and self.parents >= 1):
+            raise ConfigurationError(f"parents is {self.parents}; expected a number >= 1")
+        if not (math.isfinite(self.tilt_nats) and self.tilt_nats >= 0):
+            raise ConfigurationError(f"tilt_nats is {self.tilt_nats}; expected a number >= 0 (0 for no tilt)")
+
+    def init(self, setting: Setting) -> TiltedRestartState:
+        if (self.sampling.greedy or self.plain.greedy) and setting.budget > 1:
+            raise ConfigurationError(
+                f"{self.name} at temperature=0 would draw the same response {setting.budget} times; give a "
+                "temperature above 0, budget=1 for the greedy answer, or strategy='aisp', whose draws are greedy"
+            )
+        return TiltedRestartState(setting=setting)
+
+    def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
+        root = state.setting.root_seed
+        rng = np.random.default_rng([root, state.round_index])
+        restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
+        size = _plain_samples(state.setting.budget) if restarts is None else len(state.drawn) // 2
+        n = min(n, max(_LEAST_ROUND, size))
+        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
+        plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
+        return tuple(
+            Proposal(
+                seed=row_seed(root, state.round_index, row),
+                sampling=self.plain if plain else self.sampling,
+                prior=self.sampling,
+                kept=kept,
+                excluded=excluded,
+                shift=None if plain else state.shift,
+                measure_bag=self.tilt_nats > 0,
+                retain=True,
+            )
+            for row, (kept, excluded) in enumerate(starts)
+        )
+
+    def update(
+        self,
+        state: TiltedRestartState,
+        proposals: Sequence[Proposal],
+        rollouts: Sequence[Rollout],
+        scores: Sequence[Score],
+    ) -> tuple[TiltedRestartState, Info]:
+        new = tuple(
+            Member(rollout=rollout, reward=score.value)
+            for rollout, score in zip(rollouts, scores, strict=True)
+            if score.usable
+        )
+        state = replace(
+            state,
+            population=state.population + new,
+            drawn=state.drawn + tuple(rollout.tokens for rollout in rollouts),
+            round_index=state.round_index + 1,
+        )
+        restarts, temperature = restarts_from(
+            state.drawn,
+            [(member.rollout.tokens, member.reward) for member in state.population],
+            lambda rewards: solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0)),
+        )
+        if self.tilt_nats > 0:
+            state = self._tilted(self._corrected(state, proposals, rollouts), restarts)
+        ess = None if restarts is None else effective_sample_size(restarts.weights)
+        return replace(state, restarts=restarts), Info(ess=ess, reward_temperature=temperature)
+
+    def _corrected(
+        self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
+    ) -> TiltedRestartState:
+        """Compare what the last tilt cost with what it should have."""
+        if state.expected_nats == 0 or all(proposal.shift is None for proposal in proposals):
+            return state
+        pairs = zip(proposals, rollouts, strict=True)
+        drawn = np.concatenate([rollout.tokens.kl_to_base[len(proposal.kept) :] for proposal, rollout in pairs])
+        if not drawn.size:
+            return state
+        ratio = state.kl_ratio * float(drawn.mean()) / state.expected_nats
+        return replace(state, kl_ratio=min(max(ratio, _LEAST_RATIO), _GREATEST_RATIO))
+
+    def _tilted(self, state: TiltedRestartState, restarts: Restarts | None) -> TiltedRestartState:
+        """Fit the linear reward to the whole population, and tilt by as much as it deserves."""
+        known = [member for member in state.population if member.rollout.bag is not None]
+        bags = np.array([member.rollout.bag for member in known])
+        linear = fit_linear(bags, np.array([member.reward for member in known])) if known else None
+        if restarts is None or linear is None or linear.r_squared <= 0:
+            return replace(state, shift=None)
+        entropy = float(restarts.weights @ [parent.entropy.sum() for parent in restarts.parents])
+        nats = min(self.tilt_nats, entropy) * linear.r_squared
+        length = float(np.mean([len(member.rollout.tokens) for member in known]))
+        shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
+        return replace(state, shift=shift, expected_nats=nats / length)
+
+
+def draws_plainly(population: int, budget: int) -> bool:
+    """Return whether the next round has plain samples, so many usable responses being there of a budget."""
+    return population < _plain_samples(budget)
+
+
+def _plain_samples(budget: int) -> int:
+    """Return how many plain samples come before the first restart: a quarter of a small budget."""
+    return max(1, min(_PLAIN, budget // 4))

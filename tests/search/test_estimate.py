@@ -1,0 +1,126 @@
+"""The estimate of the tilted distribution, on a language whose distribution is a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import aisp
+from aisp.errors import ConfigurationError
+from aisp.records import Limits, Sampling
+from aisp.search.estimate import tilted_estimate
+from aisp.search.loop import Aligner, Request
+from aisp.search.plan import Plan
+from aisp.strategies import QAlign, TiltedRestart
+from aisp.strategies.best_of_n import BestOfN
+from tests.strategies.toy import Toy, ToyEngine, ToyReward
+
+LAMBDA = 0.7
+ONE = Sampling(temperature=0.6)
+
+
+def reward(ids):
+    return float(sum(ids)) + 0.5 * ids[0] - 0.8 * ids[-1] * ids[0]
+
+
+def rule(ids):
+    return float(ids[0])
+
+
+def search(strategy, seed, toy, budget=24, n=8, reward=reward):
+    aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=budget, num_samples=n))
+    return aligner.align(Request(messages=(), prompt_tokens=(1,), limits=Limits(max_tokens=toy.depth), seed=seed))
+
+
+@pytest.mark.parametrize("reward", [reward, rule], ids=["graded", "kept or broken"])
+@pytest.mark.parametrize("ends", [False, True], ids=["equal lengths", "any length"])
+@pytest.mark.parametrize(("temperature", "tilt_nats"), [(1.0, 0.0), (0.7, 0.0), (1.0, 0.1)])
+def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, reward):
+    toy, sampling = Toy(ends=ends), Sampling(temperature=temperature)
+    responses, law = toy.responses(), toy.probabilities(sampling)
+    values = np.array([reward(ids) for ids in responses])
+    first = law[[ids[0] == 1 for ids in responses]].sum()
+    truth = {"normaliser": law @ np.exp(values / LAMBDA), "all": 1.0, "first": first}
+    found = {name: [] for name in truth}
+    steered = 0
+    for seed in range(300):
+        strategy = TiltedRestart(sampling=sampling, tilt_nats=tilt_nats)
+        made = tilted_estimate(search(strategy, seed, toy, reward=reward), LAMBDA)
+        ids = [response.rollout.tokens.ids for response in made.responses]
+        ratios = np.exp(made.log_ratios)
+        found["normaliser"].append(np.mean(ratios * np.exp(np.array([reward(y) for y in ids]) / LAMBDA)))
+        found["all"].append(ratios.mean())
+        found["first"].append(np.mean(ratios * [y[0] == 1 for y in ids]))
+        steered += any(response.kl_to_base > 0 for response in made.responses)
+        top = max(r.reward for r in made.responses)
+        assert made.log_normaliser == pytest.approx(np.log(found["normaliser"][-1]) - top / LAMBDA)
+    assert (steered > 100) == (tilt_nats > 0)
+    for name, expected in truth.items():
+        error = np.std(found[name]) / np.sqrt(len(found[name]))
+        assert abs(np.mean(found[name]) - expected) < 4 * error, name
+
+
+def test_restarts_without_weights_would_be_wrong():
+    toy = Toy()
+    law = toy.probabilities() @ np.array([ids[0] == 1 for ids in toy.responses()])
+    shares = [
+        np.mean([r.rollout.tokens.ids[0] == 1 for r in search(TiltedRestart(), seed, toy).responses])
+        for seed in range(200)
+    ]
+    assert abs(np.mean(shares) - law) > 6 * np.std(shares) / np.sqrt(len(shares))
+
+
+def test_plain_samples_are_weighted_by_their_reward_alone():
+    made = tilted_estimate(search(BestOfN(sampling=Sampling()), 1, Toy()), LAMBDA)
+    rewards = np.array([response.reward for response in made.responses])
+    expected = np.exp(rewards / LAMBDA) / np.exp(rewards / LAMBDA).sum()
+    np.testing.assert_allclose(made.weights, expected)
+    assert made.ess == pytest.approx(1 / (expected**2).sum())
+    assert made.mean_reward == pytest.approx(expected @ rewards)
+
+
+@pytest.mark.parametrize(("n", "ess"), [(4, 3.2), (10, 4.0), (16, 3.2)])
+def test_lambda_is_that_of_a_fifth_of_the_plain_samples(n, ess):
+    alignment = search(TiltedRestart(sampling=ONE, plain=ONE), 3, Toy(depth=6), n=n, budget=64)
+    plain = {4: 4, 10: 2, 16: 1}[n]
+    first = replace(alignment, rounds=alignment.rounds[:plain])
+    assert not any(response.rollout.kept_tokens for round_ in first.rounds for response in round_.responses)
+    assert tilted_estimate(first).ess == pytest.approx(ess)
+    assert tilted_estimate(alignment).reward_temperature == tilted_estimate(first).reward_temperature
+
+
+def test_what_is_vetoed_has_no_weight():
+    alignment = search(TiltedRestart(), 3, Toy())
+    head, *tail = alignment.rounds
+    barred = replace(head.responses[0], score=replace(head.responses[0].score, vetoed=True))
+    made = tilted_estimate(
+        replace(alignment, rounds=(replace(head, responses=(barred, *head.responses[1:])), *tail)), LAMBDA
+    )
+    assert made.weights[0] == 0.0
+    assert made.weights.sum() == pytest.approx(1.0)
+
+
+def test_what_can_not_be_estimated():
+    with pytest.raises(ConfigurationError, match="qalign"):
+        aisp.tilted_estimate(search(QAlign(reward_temperature=1.0), 1, Toy()))
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match=f"reward_temperature is {wrong}; give"):
+            tilted_estimate(search(TiltedRestart(), 1, Toy()), wrong)
+    with pytest.raises(ConfigurationError, match="tie for best"):
+        tilted_estimate(search(TiltedRestart(), 1, Toy(), reward=rule))
+    blocks = replace(search(TiltedRestart(), 1, Toy()), strategy="tilted_restart, blocks of 2")
+    with pytest.raises(ConfigurationError, match="without commit_tokens"):
+        tilted_estimate(blocks, LAMBDA)
+
+
+def test_what_begins_with_a_token_that_was_tried_has_no_weight():
+    alignment = search(TiltedRestart(), 3, Toy(depth=6))
+    last = alignment.rounds[-1]
+    odd = replace(last.responses[0].rollout, kept_tokens=0)
+    assert odd.tokens.ids[0] in {r.rollout.tokens.ids[0] for r in alignment.rounds[0].responses}
+    changed = replace(last, responses=(replace(last.responses[0], rollout=odd), *last.responses[1:]))
+    made = tilted_estimate(replace(alignment, rounds=(*alignment.rounds[:-1], changed)), LAMBDA)
+    assert made.log_ratios[-len(last.responses)] == -np.inf
+    assert made.weights.sum() == pytest.approx(1.0)
