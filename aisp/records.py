@@ -19,6 +19,23 @@ from aisp.errors import ConfigurationError
 
 FloatArray = NDArray[np.float64]
 FinishReason = Literal["stop", "length", "paused", "cancelled"]
+Measure = Literal["natural_scale", "unused_mean_dot", "bag", "score_vectors"]
+"""What a proposal may ask to be measured of its response, beside the figures of its tokens; see `Rollout.measured`."""
+Capability = Literal[
+    "exact_log_probs",  # figures of tokens over the whole vocabulary, not estimated from a server's best few
+    "deterministic",  # equal seeds give equal tokens in float32
+    "kept",  # `Proposal.kept` and `pause_after`
+    "excluded",
+    "shift",
+    "noise",  # `Proposal.scale` and `mean`
+    "grammar",
+    "natural_scale",
+    "unused_mean_dot",
+    "bag",
+    "score_vectors",
+    "next_token_log_probs",  # `Engine.log_probs`
+]
+"""What an engine may offer, and a strategy, a grammar or a judge may need."""
 Message = Mapping[str, Any]
 """An OpenAI-style message: `role`, `content`, and where they apply `name`, `tool_calls`, `tool_call_id`."""
 
@@ -140,10 +157,10 @@ class Proposal:
             to keep and go on with; None to write it to its end.
         grammar: What the response is held to, as `aisp.engines.grammar` reads it; None for nothing. Tokens that it
             forbids count as impossible in `log_prior` and `log_proposal`, though not in `log_prob`.
-        measure_scale: Ask for `Rollout.natural_scale`.
-        measure_unused: Ask for `Rollout.unused_mean_dot`.
-        measure_bag: Ask for `Rollout.bag`.
-        measure_scores: Ask for `Rollout.score_vectors`. It doubles what the LM head costs.
+        measures: What is to be in `Rollout.measured`. "score_vectors" doubles what the LM head costs.
+        log_start: Log-probability, in nats, with which the strategy lets a response leave `kept` and go on from it; 0
+            for one that is written from its beginning. An estimate needs it, an engine doesn't read it. None where the
+            strategy doesn't know it.
         retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their
             memory.
     """
@@ -159,10 +176,8 @@ class Proposal:
     excluded: tuple[int, ...] = ()
     pause_after: int | None = None
     grammar: str | None = None
-    measure_scale: bool = False
-    measure_unused: bool = False
-    measure_bag: bool = False
-    measure_scores: bool = False
+    measures: frozenset[Measure] = frozenset()
+    log_start: float | None = None
     retain: bool = False
 
     @property
@@ -192,15 +207,15 @@ class Rollout:
             "cancelled" (also by the deadline).
         forward_tokens: Tokens that the model's body was run over for this row, the prompt's not counted.
         kept_tokens: Leading tokens that the proposal kept; what comes after them was drawn.
-        unused_mean_dot: sum of u_t . v_t over the positions from the response's end to the horizon, where the
-            proposal asked for it.
-        natural_scale: The sigma at which a greedy draw leaves the argmax as often as a softmax draw at temperature 1
-            does, averaged over the response's positions. Only where the proposal asked for it.
-        bag: sum_t W[y_t], float64 of shape (dim,): the tokens' rows of the LM head, which is what a reward that is
-            linear in pre-logit space sees of the response. Only where the proposal asked for it.
-        score_vectors: W[y_t] - E_q[W] at each position, float32 of shape (length, dim), q being what the token was
-            drawn from (for a greedy draw, at temperature 1): the temperature times the gradient of its log-probability
-            by u_t. 0 for kept tokens. Only where the proposal asked for it.
+        measured: What the proposal's `measures` asked for, by name.
+            "natural_scale": The sigma, a float, at which a greedy draw leaves the argmax as often as a softmax draw at
+            temperature 1 does, averaged over the response's positions.
+            "unused_mean_dot": sum of u_t . v_t, a float, over the positions from the response's end to the horizon.
+            "bag": sum_t W[y_t], float64 of shape (dim,): the tokens' rows of the LM head, which is all that a reward
+            sees that is linear in pre-logit space.
+            "score_vectors": W[y_t] - E_q[W] at each position, float32 of shape (length, dim), q being what the token
+            was drawn from (for a greedy draw, at temperature 1): the temperature times the gradient of its
+            log-probability by u_t. 0 for kept tokens.
     """
 
     tokens: Tokens
@@ -208,10 +223,7 @@ class Rollout:
     finish_reason: FinishReason
     forward_tokens: int
     kept_tokens: int = 0
-    unused_mean_dot: float = 0.0
-    natural_scale: float | None = None
-    bag: FloatArray | None = None
-    score_vectors: NDArray[np.float32] | None = None
+    measured: Mapping[Measure, Any] = field(default_factory=dict)
 
     @property
     def paused(self) -> bool:

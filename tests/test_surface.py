@@ -34,7 +34,7 @@ def test_names():
         "Info",
         "MISVO",
         "QAlign",
-        "Setting",
+        "SearchContext",
         "Strategy",
         "TiltedRestart",
     ]

@@ -115,9 +115,11 @@ def _moved(term: NoiseTerm, start: int) -> NoiseTerm:
 
 def _behind(rollout: Rollout, start: int) -> Rollout:
     figures = {name: getattr(rollout.tokens, name)[start:] for name in TOKEN_FIGURES}
-    vectors = rollout.score_vectors
+    measured = dict(rollout.measured)
+    if "score_vectors" in measured:
+        measured["score_vectors"] = measured["score_vectors"][start:]
     return replace(
         rollout,
         tokens=replace(NO_TOKENS, ids=rollout.tokens.ids[start:], **figures),
-        score_vectors=None if vectors is None else vectors[start:],
+        measured=measured,
     )

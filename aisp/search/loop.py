@@ -23,7 +23,7 @@ from aisp.search.plan import Plan
 from aisp.search.state import Search, why_nothing_is_left
 from aisp.search.trace import Alignment, Response, Round, StoppedBy, best_of
 from aisp.settled import settled
-from aisp.strategies.base import Info, Setting, Strategy
+from aisp.strategies.base import Info, SearchContext, Strategy
 
 if TYPE_CHECKING:
     from aisp.rewards.base import Reward
@@ -199,7 +199,7 @@ class Aligner:
         """Search for one block (the whole response, where none are committed)."""
         block = search.block
         state = self.strategy.init(
-            Setting(
+            SearchContext(
                 root_seed=root_seed(search.seed, request.prompt_tokens),
                 budget=block.budget,
                 num_samples=min(self.plan.num_samples, block.budget),

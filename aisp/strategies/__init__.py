@@ -6,7 +6,7 @@ from aisp.bench.rivals.blockwise import Blockwise
 from aisp.bench.rivals.misvo import MISVO
 from aisp.bench.rivals.qalign import QAlign
 from aisp.strategies.aisp import AISP
-from aisp.strategies.base import Info, Setting, Strategy
+from aisp.strategies.base import Info, SearchContext, Strategy
 from aisp.strategies.best_of_n import BestOfN
 from aisp.strategies.tilted_restart.strategy import TiltedRestart
 
@@ -17,7 +17,7 @@ __all__ = [
     "Blockwise",
     "Info",
     "QAlign",
-    "Setting",
+    "SearchContext",
     "Strategy",
     "TiltedRestart",
 ]

@@ -26,7 +26,7 @@ from aisp.errors import ConfigurationError
 from aisp.mean import mean_of_noise
 from aisp.noise import row_seed
 from aisp.records import GREEDY, NoiseTerm, Proposal, Rollout, Sampling, Score
-from aisp.strategies.base import Info, Setting
+from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
 
 Auto = Literal["auto"]
@@ -36,7 +36,7 @@ Auto = Literal["auto"]
 class AISPState:
     """The mean as weighted seeds, the scale once it is known, and which round comes next."""
 
-    setting: Setting
+    context: SearchContext
     scale: float | None
     mean: tuple[NoiseTerm, ...] = ()
     round_index: int = 0
@@ -85,13 +85,13 @@ class AISP:
         if self.horizon is not None and self.horizon < 1:
             raise ConfigurationError(f"horizon is {self.horizon}; expected an integer >= 1, or None for all tokens")
 
-    def init(self, setting: Setting) -> AISPState:
-        return AISPState(setting=setting, scale=None if self.scale == "auto" else self.scale)
+    def init(self, context: SearchContext) -> AISPState:
+        return AISPState(context=context, scale=None if self.scale == "auto" else self.scale)
 
     def propose(self, state: AISPState, n: int) -> tuple[Proposal, ...]:
-        root = state.setting.root_seed
+        root = state.context.root_seed
         if state.scale is None:
-            return (Proposal(seed=row_seed(root, state.round_index, 0), measure_scale=True),)
+            return (Proposal(seed=row_seed(root, state.round_index, 0), measures=frozenset({"natural_scale"})),)
         horizon = self._horizon(state)
         return tuple(
             Proposal(
@@ -100,7 +100,7 @@ class AISP:
                 scale=state.scale,
                 mean=state.mean,
                 horizon=horizon,
-                measure_unused=not self.mask_ended,
+                measures=frozenset(() if self.mask_ended else {"unused_mean_dot"}),
             )
             for row in range(n)
         )
@@ -110,7 +110,7 @@ class AISP:
     ) -> tuple[AISPState, Info]:
         following = replace(state, round_index=state.round_index + 1)
         if state.scale is None:
-            return replace(following, scale=rollouts[0].natural_scale), Info()
+            return replace(following, scale=rollouts[0].measured.get("natural_scale")), Info()
         rewards = np.array([score.value if score.usable else -np.inf for score in scores])
         if not np.isfinite(rewards).any():
             return following, Info()
@@ -135,13 +135,13 @@ class AISP:
         return replace(following, mean=state.mean + step), info
 
     def _horizon(self, state: AISPState) -> int:
-        tokens = state.setting.max_tokens
+        tokens = state.context.max_tokens
         return tokens if self.horizon is None else min(self.horizon, tokens)
 
     def _mean_dot(self, rollout: Rollout) -> float:
         """Return sum_t u_t . v_t: along the response, or to the horizon as the paper has it."""
         along = float(rollout.tokens.mean_dot.sum())
-        return along if self.mask_ended else along + rollout.unused_mean_dot
+        return along if self.mask_ended else along + float(rollout.measured["unused_mean_dot"])
 
 
 PAPER = AISP(scale=math.sqrt(0.5), reward_temperature=0.3, prior_shift=0.999, mask_ended=False)

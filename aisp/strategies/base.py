@@ -1,33 +1,42 @@
 """The contract of a strategy: a pure function of its state.
 
-    init(setting) -> state
+    init(context) -> state
     propose(state, n) -> at most n proposals
     update(state, proposals, rollouts, scores) -> (state, Info)
 
 A state is frozen; a strategy holds its configuration and nothing else, and knows neither model nor reward.
+
+Two things are optional. A strategy whose tokens are softmax draws is a dataclass with a field `sampling`, over which
+the request's temperature, top_p and top_k are put. One that does not return the best response has
+
+    choose(state, rewards, rng) -> place of the response that is returned
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from aisp.records import Proposal, Rollout, Score
+from aisp.records import Capability, Proposal, Rollout, Score
 
 State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class SearchContext:
     """What a strategy is told of the request that it serves.
 
     Args:
         root_seed: Derived from the request's seed and the prompt's tokens (`aisp.noise.root_seed`).
         budget: Responses in all.
         num_samples: Responses a round at most.
-        max_tokens: Response tokens at most.
+        max_tokens: Response tokens at most; of a block, where the response is committed block by block.
         partial: Whether the reward may score a response that isn't complete.
+        block_share: Share of the whole response's tokens that is searched for at once, in (0, 1]; 1 where no blocks are
+            committed.
+        kl_budget: Nats of steering along a whole response above which it is not returned; None for no limit.
+        commits: Whether the response is committed block by block.
     """
 
     root_seed: int
@@ -35,6 +44,9 @@ class Setting:
     num_samples: int
     max_tokens: int
     partial: bool = False
+    block_share: float = 1.0
+    kl_budget: float | None = None
+    commits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +66,20 @@ class Info:
 class Strategy(Protocol[State]):
     """How the next responses are proposed, given those that were scored."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What the trace calls it."""
 
-    def init(self, setting: Setting) -> State:
-        """Return the state before the first round."""
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What it asks of an engine; a model whose engine does not offer all of it is refused when it is built."""
+
+    def init(self, context: SearchContext) -> State:
+        """Return the state before the first round.
+
+        Raises:
+            ConfigurationError: A request that the strategy can't serve.
+        """
 
     def propose(self, state: State, n: int) -> tuple[Proposal, ...]:
         """Return 1 to n proposals for the next round."""
@@ -65,4 +87,4 @@ class Strategy(Protocol[State]):
     def update(
         self, state: State, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
     ) -> tuple[State, Info]:
-        """Return the state after a round. The three sequences run in parallel."""
+        """Return the state after some responses. The three sequences run in parallel."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
 from aisp.records import Proposal, Rollout, Sampling, Score
-from aisp.strategies.base import Info, Setting
+from aisp.strategies.base import Info, SearchContext
 
 DEFAULT_SAMPLING = Sampling(temperature=0.8)
 """Better than 1 for best-of-n on the small models that we measured (README, "Does it pay?")."""
@@ -19,7 +19,7 @@ DEFAULT_SAMPLING = Sampling(temperature=0.8)
 class BestOfNState:
     """Which round comes next."""
 
-    setting: Setting
+    context: SearchContext
     round_index: int = 0
 
 
@@ -34,20 +34,20 @@ class BestOfN:
     name: ClassVar[str] = "best_of_n"
     sampling: Sampling = DEFAULT_SAMPLING
 
-    def init(self, setting: Setting) -> BestOfNState:
-        if self.sampling.greedy and setting.budget > 1:
+    def init(self, context: SearchContext) -> BestOfNState:
+        if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
-                f"best_of_n at temperature=0 would draw the same response {setting.budget} times; "
+                f"best_of_n at temperature=0 would draw the same response {context.budget} times; "
                 "give a temperature above 0, or budget=1 for the greedy answer"
             )
-        return BestOfNState(setting=setting)
+        return BestOfNState(context=context)
 
     def propose(self, state: BestOfNState, n: int) -> tuple[Proposal, ...]:
-        root = state.setting.root_seed
+        root = state.context.root_seed
         seeds = (row_seed(root, state.round_index, row) for row in range(n))
         return tuple(Proposal(seed=seed, sampling=self.sampling) for seed in seeds)
 
     def update(
         self, state: BestOfNState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
     ) -> tuple[BestOfNState, Info]:
-        return BestOfNState(setting=state.setting, round_index=state.round_index + 1), Info()
+        return BestOfNState(context=state.context, round_index=state.round_index + 1), Info()

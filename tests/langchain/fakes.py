@@ -62,5 +62,5 @@ class FakeEngine:
             text=text,
             finish_reason="cancelled" if cancelled else "stop",
             forward_tokens=len(ids) - 1,
-            natural_scale=0.5 if proposal.measure_scale else None,
+            measured={"natural_scale": 0.5} if "natural_scale" in proposal.measures else {},
         )

@@ -38,7 +38,7 @@ class FakeEngine:
             text=word,
             finish_reason="cancelled" if cancelled else "stop",
             forward_tokens=2,
-            natural_scale=0.5 if proposal.measure_scale else None,
+            measured={"natural_scale": 0.5} if "natural_scale" in proposal.measures else {},
         )
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from aisp.errors import ConfigurationError
 from aisp.noise import gaussians, row_seed
 from aisp.records import GREEDY, Rollout, Sampling, Score, Tokens
-from aisp.strategies import AISP, BestOfN, Setting
+from aisp.strategies import AISP, BestOfN, SearchContext
 from aisp.strategies.aisp import PAPER
 
-SETTING = Setting(root_seed=7, budget=64, num_samples=4, max_tokens=10)
+SETTING = SearchContext(root_seed=7, budget=64, num_samples=4, max_tokens=10)
 DIM = 6
 
 
@@ -28,8 +28,7 @@ def rollout_of(length, mean_dot=0.0, unused=0.0, natural_scale=None):
         text="x",
         finish_reason="stop",
         forward_tokens=length,
-        unused_mean_dot=unused,
-        natural_scale=natural_scale,
+        measured={"unused_mean_dot": unused, "natural_scale": natural_scale},
     )
 
 
@@ -65,7 +64,7 @@ def test_auto_scale_spends_one_greedy_response_and_takes_what_it_measured():
     strategy = AISP()
     state = strategy.init(SETTING)
     [base] = strategy.propose(state, 4)
-    assert (base.scale, base.mean, base.measure_scale) == (0.0, (), True)
+    assert (base.scale, base.mean, base.measures) == (0.0, (), {"natural_scale"})
     state, info = strategy.update(state, [base], [rollout_of(5, natural_scale=0.37)], scores_of(1.0))
     assert state.scale == 0.37
     assert state.mean == ()
@@ -116,7 +115,7 @@ def test_positions_past_a_responses_end_take_no_part():
 def test_the_paper_lets_every_position_to_the_horizon_take_part():
     state = PAPER.init(SETTING)
     proposals = PAPER.propose(state, 3)
-    assert all(proposal.measure_unused for proposal in proposals)
+    assert all("unused_mean_dot" in proposal.measures for proposal in proposals)
     assert (PAPER.scale, PAPER.reward_temperature, PAPER.prior_shift) == (math.sqrt(0.5), 0.3, 0.999)
     rollouts = [rollout_of(2, mean_dot=1.0, unused=500.0), rollout_of(10), rollout_of(4)]
     moved, _ = PAPER.update(state, proposals, rollouts, scores_of(0.3, 0.3, 0.0))
@@ -191,5 +190,5 @@ def test_best_of_n_refuses_to_draw_the_same_response_many_times():
     greedy = BestOfN(sampling=GREEDY)
     with pytest.raises(ConfigurationError, match="same response 64 times"):
         greedy.init(SETTING)
-    one = Setting(root_seed=7, budget=1, num_samples=1, max_tokens=10)
+    one = SearchContext(root_seed=7, budget=1, num_samples=1, max_tokens=10)
     assert len(greedy.propose(greedy.init(one), 1)) == 1

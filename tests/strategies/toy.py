@@ -130,19 +130,22 @@ class ToyEngine:
             finish_reason=("stop" if len(ids) < self.toy.depth else "length") if self.toy.is_end(ids) else "paused",
             forward_tokens=len(ids) - kept,
             kept_tokens=kept,
-            bag=WEIGHT[list(ids)].sum(0) if proposal.measure_bag else None,
-            score_vectors=vectors if proposal.measure_scores else None,
+            measured={
+                name: value
+                for name, value in (("bag", WEIGHT[list(ids)].sum(0)), ("score_vectors", vectors))
+                if name in proposal.measures
+            },
         )
 
     def _pauses(self, proposal, ids):
         return proposal.pause_after is not None and len(ids) - len(proposal.kept) >= proposal.pause_after
 
 
-def run_rounds(strategy, engine, setting, reward, rounds):
-    """Go through rounds of `setting.num_samples`; return the state, and all rollouts round by round."""
-    state, drawn = strategy.init(setting), []
+def run_rounds(strategy, engine, context, reward, rounds):
+    """Go through rounds of `context.num_samples`; return the state, and all rollouts round by round."""
+    state, drawn = strategy.init(context), []
     for _ in range(rounds):
-        proposals = strategy.propose(state, setting.num_samples)
+        proposals = strategy.propose(state, context.num_samples)
         rollouts = engine.rollout(None, proposals, None)
         scores = [Score(value=reward(rollout.tokens.ids)) for rollout in rollouts]
         state, _ = strategy.update(state, proposals, rollouts, scores)

@@ -27,7 +27,7 @@ from aisp.rewards import Reward
 from aisp.search.loop import Request
 from aisp.search.trace import Response, Round, best_of
 from aisp.settings import SearchSettings
-from aisp.strategies.base import Setting
+from aisp.strategies.base import SearchContext
 
 _POOL_ROUND = 64
 Row = dict[str, Any]
@@ -125,7 +125,7 @@ class Quality:
         settings = self._settings(strategy)
         plan, own = settings.make_plan(rewarded=True), settings.make_strategy(rewarded=True)
         state = own.init(
-            Setting(
+            SearchContext(
                 root_seed=0,
                 budget=plan.budget,
                 num_samples=plan.num_samples,

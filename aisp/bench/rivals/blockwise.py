@@ -19,7 +19,7 @@ from typing import ClassVar
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
 from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
-from aisp.strategies.base import Info, Setting
+from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 
 
@@ -27,7 +27,7 @@ from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 class BlockwiseState:
     """The unfinished responses to go on with (none: start anew), what was spent, and which round comes next."""
 
-    setting: Setting
+    context: SearchContext
     beams: tuple[Tokens, ...] = ()
     spent: int = 0
     round_index: int = 0
@@ -56,27 +56,27 @@ class Blockwise:
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} is {value}; expected an integer >= 1")
 
-    def init(self, setting: Setting) -> BlockwiseState:
-        if not setting.partial:
+    def init(self, context: SearchContext) -> BlockwiseState:
+        if not context.partial:
             raise ConfigurationError(
                 "blockwise scores responses before they are complete, and the reward does not say that it can; "
                 "give it partial=True if it can, or take another strategy"
             )
-        if self.sampling.greedy and setting.budget > 1:
+        if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
-                f"{self.name} at temperature=0 would draw the same response {setting.budget} times; "
+                f"{self.name} at temperature=0 would draw the same response {context.budget} times; "
                 "give a temperature above 0, or budget=1 for the greedy answer"
             )
-        return BlockwiseState(setting=setting)
+        return BlockwiseState(context=context)
 
     def propose(self, state: BlockwiseState, n: int) -> tuple[Proposal, ...]:
-        setting, beams = state.setting, state.beams or (NO_TOKENS,)
-        last = state.spent + n >= setting.budget
-        rounds = math.ceil(setting.budget / setting.num_samples)
-        block = self.block_tokens or math.ceil(setting.max_tokens / rounds)
+        context, beams = state.context, state.beams or (NO_TOKENS,)
+        last = state.spent + n >= context.budget
+        rounds = math.ceil(context.budget / context.num_samples)
+        block = self.block_tokens or math.ceil(context.max_tokens / rounds)
         return tuple(
             Proposal(
-                seed=row_seed(setting.root_seed, state.round_index, row),
+                seed=row_seed(context.root_seed, state.round_index, row),
                 sampling=self.sampling,
                 kept=beams[row % len(beams)],
                 pause_after=None if last else block,

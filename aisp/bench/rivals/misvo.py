@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
 from aisp.records import FloatArray, Proposal, Rollout, Sampling, Score
-from aisp.strategies.base import Info, Setting
+from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 
 
@@ -40,7 +40,7 @@ class MISVOState:
         round_index: Of the round that comes next.
     """
 
-    setting: Setting
+    context: SearchContext
     mean: FloatArray | None = None
     basis: NDArray[np.float32] | None = None
     round_index: int = 0
@@ -70,19 +70,22 @@ class MISVO:
         if not (math.isfinite(self.fisher_penalty) and self.fisher_penalty >= 0):
             raise ConfigurationError(f"fisher_penalty is {self.fisher_penalty}; expected a number >= 0 (0 for none)")
 
-    def init(self, setting: Setting) -> MISVOState:
-        if self.sampling.greedy and setting.budget > 1:
+    def init(self, context: SearchContext) -> MISVOState:
+        if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
                 f"{self.name} at temperature=0 has no gradient to follow; give a temperature above 0, budget=1 for the "
                 "greedy answer, or strategy='aisp', whose draws are greedy"
             )
-        return MISVOState(setting=setting)
+        return MISVOState(context=context)
 
     def propose(self, state: MISVOState, n: int) -> tuple[Proposal, ...]:
-        root = state.setting.root_seed
+        root = state.context.root_seed
         shift = None if state.mean is None else state.mean.astype(np.float32)
         seeds = (row_seed(root, state.round_index, row) for row in range(n))
-        return tuple(Proposal(seed=seed, sampling=self.sampling, shift=shift, measure_scores=True) for seed in seeds)
+        return tuple(
+            Proposal(seed=seed, sampling=self.sampling, shift=shift, measures=frozenset({"score_vectors"}))
+            for seed in seeds
+        )
 
     def update(
         self, state: MISVOState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
@@ -91,7 +94,7 @@ class MISVO:
         pairs = [(rollout, score.value) for rollout, score in zip(rollouts, scores, strict=True) if score.usable]
         if len(pairs) < 2:  # one has no others to be compared with
             return following, Info()
-        vectors = self._padded([rollout for rollout, _ in pairs], state.setting.max_tokens)
+        vectors = self._padded([rollout for rollout, _ in pairs], state.context.max_tokens)
         mean = np.zeros(vectors.shape[1:]) if state.mean is None else state.mean
         basis = vectors if state.basis is None else state.basis
         gradient = np.einsum("i,itd->td", _advantages([reward for _, reward in pairs]), vectors) / len(pairs)
@@ -104,9 +107,9 @@ class MISVO:
         """Return s of every response, shape (responses, max_tokens, dim), 0 past its end."""
         found = []
         for rollout in rollouts:
-            if rollout.score_vectors is None:
+            if "score_vectors" not in rollout.measured:
                 raise ConfigurationError("misvo needs an engine that measures score vectors, and this one doesn't")
-            found.append(rollout.score_vectors / np.float32(self.sampling.temperature))
+            found.append(rollout.measured["score_vectors"] / np.float32(self.sampling.temperature))
         padded = np.zeros((len(found), max_tokens, found[0].shape[1]), dtype=np.float32)
         for row, vectors in zip(padded, found, strict=True):
             row[: len(vectors)] = vectors

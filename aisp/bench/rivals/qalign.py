@@ -21,7 +21,7 @@ from aisp.bench.rivals.selection import check_temperature
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
 from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
-from aisp.strategies.base import Info, Setting
+from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.weights import solve_reward_temperature
 
@@ -41,7 +41,7 @@ class Chain:
 class QAlignState:
     """The chains, lambda once there were two rewards to solve it for, and which round comes next."""
 
-    setting: Setting
+    context: SearchContext
     reward_temperature: float | None
     chains: tuple[Chain, ...] = ()
     round_index: int = 0
@@ -71,17 +71,17 @@ class QAlign:
         if self.reward_temperature == 0:
             raise ConfigurationError("reward_temperature is 0; expected a number > 0: a chain must be able to go down")
 
-    def init(self, setting: Setting) -> QAlignState:
-        if self.sampling.greedy and setting.budget > 1:
+    def init(self, context: SearchContext) -> QAlignState:
+        if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
-                f"{self.name} at temperature=0 would draw the same response {setting.budget} times; "
+                f"{self.name} at temperature=0 would draw the same response {context.budget} times; "
                 "give a temperature above 0, or budget=1 for the greedy answer"
             )
         fixed = None if self.reward_temperature == "auto" else self.reward_temperature
-        return QAlignState(setting=setting, reward_temperature=fixed)
+        return QAlignState(context=context, reward_temperature=fixed)
 
     def propose(self, state: QAlignState, n: int) -> tuple[Proposal, ...]:
-        root = state.setting.root_seed
+        root = state.context.root_seed
         rng = np.random.default_rng([root, state.round_index, _CUTS])
         cuts = [chain.tokens.head(int(rng.integers(len(chain.tokens)))) for chain in state.chains[:n]]
         return tuple(
@@ -108,7 +108,7 @@ class QAlign:
 
     def _moved(self, state: QAlignState, new: Sequence[Chain], temperature: float | None) -> tuple[Chain, ...]:
         """Accept or reject; a short last round moves the leading chains only."""
-        rng = np.random.default_rng([state.setting.root_seed, state.round_index, _ACCEPTANCE])
+        rng = np.random.default_rng([state.context.root_seed, state.round_index, _ACCEPTANCE])
         old = state.chains
         moved = [
             after if rng.random() < _ratio(before, after, temperature) else before

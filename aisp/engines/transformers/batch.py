@@ -18,7 +18,7 @@ from aisp.engines.transformers.prefix_cache import PrefixTree
 from aisp.engines.transformers.sampler import take
 from aisp.engines.transformers.sequence import CachedPrefix, Row
 from aisp.engines.transformers.slot_cache import BLOCK, SlotCache, bucket, whole_blocks
-from aisp.records import FinishReason
+from aisp.records import FinishReason, Measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Batch:
             kv = self._own_start(row, self._prompts[row.job.prefix])
             row.slot = self._slots.add(kv, self._need(row))
             self.rows.append(row)
-            if row.proposal.measure_scale and row.meter is None:
+            if "natural_scale" in row.proposal.measures and row.meter is None:
                 row.meter = ScaleMeter(self.parts.head, row.proposal.seed)
             if not row.ids:
                 fresh.append(row)
@@ -111,10 +111,13 @@ class Batch:
         proposal, parts = row.proposal, self.parts
         if proposal.retain and reason != "cancelled":
             self._remember(row)
-        unused = parts.perturber.unused_mean_dot(row) if proposal.measure_unused else 0.0
-        bag = parts.head.bag(row.ids) if proposal.measure_bag else None
+        measured: dict[Measure, Any] = {}
+        if "unused_mean_dot" in proposal.measures:
+            measured["unused_mean_dot"] = parts.perturber.unused_mean_dot(row)
+        if "bag" in proposal.measures:
+            measured["bag"] = parts.head.bag(row.ids)
         self.leave(row)
-        row.finish(reason, parts.tokenizer, unused, bag)
+        row.finish(reason, parts.tokenizer, measured)
 
     def leave(self, row: Row) -> None:
         """Free a row's slot, whatever becomes of the row."""

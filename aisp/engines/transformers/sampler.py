@@ -66,7 +66,7 @@ def take(head: Head, perturber: Perturber, rows: Sequence[Row], pre_logits: Tens
         tokens[where] = drawn.tokens
         figures[where] += drawn.figures
         if drawn.probabilities is not None:
-            asked.append(([i for i in places if rows[i].proposal.measure_scores], drawn.probabilities))
+            asked.append(([i for i in places if "score_vectors" in rows[i].proposal.measures], drawn.probabilities))
     _measure_scores(head, rows, tokens, asked)
     whole = torch.cat([tokens[:, None].double(), figures], 1).tolist()  # one wait for the device
     return [(int(token), tuple(own)) for token, *own in whole]
@@ -141,7 +141,7 @@ def _take_some(head: Head, rows: Sequence[Row], raw: Tensor, moves: _Moves | Non
     figures[:, 0] = logits.gather(-1, tokens[:, None])[:, 0] - log_total
     if sampling.greedy:
         figures[:, 1] = figures[:, 0]
-    asking = [j for j, row in enumerate(rows) if row.proposal.measure_scores]
+    asking = [j for j, row in enumerate(rows) if "score_vectors" in row.proposal.measures]
     probabilities = log_probabilities(proposed[asking], sampling).exp_() if asking else None
     return _Drawn(tokens=tokens, figures=figures, probabilities=probabilities)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from aisp.engines.grammar import Grammar, Matcher
 from aisp.engines.stopping import StopStrings, decode
 from aisp.engines.transformers.calibration import ScaleMeter
-from aisp.records import TOKEN_FIGURES, FinishReason, FloatArray, Limits, Prefix, Proposal, Rollout, Tokens
+from aisp.records import TOKEN_FIGURES, FinishReason, Limits, Measure, Prefix, Proposal, Rollout, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,8 +117,18 @@ class Row:
         proposal = self.proposal
         return proposal.steered and self.position < self.horizon
 
-    def finish(self, reason: FinishReason, tokenizer: Any, unused_mean_dot: float, bag: FloatArray | None) -> None:
-        """Hand the response over to the job's caller."""
+    def finish(self, reason: FinishReason, tokenizer: Any, measured: dict[Measure, Any]) -> None:
+        """Hand the response over to the job's caller.
+
+        Args:
+            reason: Why it ended.
+            tokenizer: Makes its text.
+            measured: What was measured of it outside the row.
+        """
+        if self.meter is not None and self.ids:
+            measured["natural_scale"] = self.meter.scale()
+        if self.score_vectors:
+            measured["score_vectors"] = self._stacked_scores()
         columns = np.array(self.figures, dtype=np.float64).reshape(len(self.ids), len(TOKEN_FIGURES)).T
         tokens = Tokens(ids=tuple(self.ids), **dict(zip(TOKEN_FIGURES, columns, strict=True)))
         rollout = Rollout(
@@ -127,17 +137,12 @@ class Row:
             finish_reason=reason,
             forward_tokens=self.forward_tokens,
             kept_tokens=len(self.proposal.kept),
-            unused_mean_dot=unused_mean_dot,
-            natural_scale=None if self.meter is None or not self.ids else self.meter.scale(),
-            bag=bag,
-            score_vectors=self._stacked_scores(),
+            measured=measured,
         )
         self.done = True
         self.job.results[self.job.rows.index(self)] = rollout
 
-    def _stacked_scores(self) -> NDArray[np.float32] | None:
-        """Return W[y_t] - E_q[W] of every position, 0 for kept tokens; None where they weren't asked for."""
-        if not self.proposal.measure_scores or not self.score_vectors:
-            return None
+    def _stacked_scores(self) -> NDArray[np.float32]:
+        """Return W[y_t] - E_q[W] of every position, 0 for kept tokens."""
         new = torch.stack(self.score_vectors).float().cpu().numpy()
         return np.concatenate([np.zeros((len(self.ids) - len(new), new.shape[1]), dtype=np.float32), new])

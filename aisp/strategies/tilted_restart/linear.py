@@ -1,6 +1,6 @@
 """A linear model of a reward in pre-logit space.
 
-A response counts as its bag b = sum_t W[y_t] (`aisp.records.Rollout.bag`), and the reward as a + slope . b. That model
+A response counts as its bag b = sum_t W[y_t] (`Rollout.measured`), and the reward as a + slope . b. That model
 has a closed form for what importance sampling is after: exp(reward/lambda) then splits into one factor a token,
 exp(slope . W[y_t]/lambda), which is the softmax of W(z_t + slope/lambda). The mean of the pre-logit perturbation that
 the paper estimates position by position from weighted noise is one vector here, the same behind every prefix.

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
 from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
-from aisp.strategies.base import Info, Setting
+from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.tilted_restart.linear import fit_linear
 from aisp.strategies.tilted_restart.restarts import Restarts, restarts_from
@@ -73,7 +73,7 @@ class TiltedRestartState:
         kl_ratio: What tilts have cost, over what was expected.
     """
 
-    setting: Setting
+    context: SearchContext
     population: tuple[Member, ...] = ()
     drawn: tuple[Tokens, ...] = ()
     restarts: Restarts | None = None
@@ -116,19 +116,19 @@ class TiltedRestart:
         if not (math.isfinite(self.tilt_nats) and self.tilt_nats >= 0):
             raise ConfigurationError(f"tilt_nats is {self.tilt_nats}; expected a number >= 0 (0 for no tilt)")
 
-    def init(self, setting: Setting) -> TiltedRestartState:
-        if (self.sampling.greedy or self.plain.greedy) and setting.budget > 1:
+    def init(self, context: SearchContext) -> TiltedRestartState:
+        if (self.sampling.greedy or self.plain.greedy) and context.budget > 1:
             raise ConfigurationError(
-                f"{self.name} at temperature=0 would draw the same response {setting.budget} times; give a "
+                f"{self.name} at temperature=0 would draw the same response {context.budget} times; give a "
                 "temperature above 0, budget=1 for the greedy answer, or strategy='aisp', whose draws are greedy"
             )
-        return TiltedRestartState(setting=setting)
+        return TiltedRestartState(context=context)
 
     def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
-        root = state.setting.root_seed
+        root = state.context.root_seed
         rng = np.random.default_rng([root, state.round_index])
-        restarts = None if draws_plainly(len(state.population), state.setting.budget) else state.restarts
-        size = _plain_samples(state.setting.budget) if restarts is None else len(state.drawn) // 2
+        restarts = None if draws_plainly(len(state.population), state.context.budget) else state.restarts
+        size = _plain_samples(state.context.budget) if restarts is None else len(state.drawn) // 2
         n = min(n, max(_LEAST_ROUND, size))
         starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
         plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
@@ -140,7 +140,7 @@ class TiltedRestart:
                 kept=kept,
                 excluded=excluded,
                 shift=None if plain else state.shift,
-                measure_bag=self.tilt_nats > 0,
+                measures=frozenset({"bag"} if self.tilt_nats > 0 else ()),
                 retain=True,
             )
             for row, (kept, excluded) in enumerate(starts)
@@ -189,8 +189,8 @@ class TiltedRestart:
 
     def _tilted(self, state: TiltedRestartState, restarts: Restarts | None) -> TiltedRestartState:
         """Fit the linear reward to the whole population, and tilt by as much as it deserves."""
-        known = [member for member in state.population if member.rollout.bag is not None]
-        bags = np.array([member.rollout.bag for member in known])
+        known = [member for member in state.population if "bag" in member.rollout.measured]
+        bags = np.array([member.rollout.measured["bag"] for member in known])
         linear = fit_linear(bags, np.array([member.reward for member in known])) if known else None
         if restarts is None or linear is None or linear.r_squared <= 0:
             return replace(state, shift=None)

@@ -13,7 +13,7 @@ from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Limits, Proposal, Sampling, Score
 from aisp.search.loop import Aligner, Request, Stops
 from aisp.search.plan import Plan
-from aisp.strategies import MISVO, Blockwise, QAlign, Setting
+from aisp.strategies import MISVO, Blockwise, QAlign, SearchContext
 from tests.strategies.toy import DIM, WEIGHT, Toy, ToyEngine, ToyReward, next_token, run_rounds
 
 
@@ -21,8 +21,8 @@ def reward(ids):
     return float(sum(ids)) + 0.5 * ids[0] - 0.8 * ids[-1] * ids[0]
 
 
-def setting(n, rounds, **changes):
-    return Setting(**{"root_seed": 5, "budget": n * rounds, "num_samples": n, "max_tokens": 4, **changes})
+def context(n, rounds, **changes):
+    return SearchContext(**{"root_seed": 5, "budget": n * rounds, "num_samples": n, "max_tokens": 4, **changes})
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["equal lengths", "any length"])
@@ -30,7 +30,7 @@ def setting(n, rounds, **changes):
 def test_qaligns_chains_come_to_follow_the_tilted_law(ends, temperature):
     toy, n, rounds, sampling = Toy(ends=ends), 1500, 25, Sampling(temperature=temperature)
     strategy = QAlign(sampling=sampling, reward_temperature=0.8)
-    state, _ = run_rounds(strategy, ToyEngine(toy), setting(n, rounds), reward, rounds)
+    state, _ = run_rounds(strategy, ToyEngine(toy), context(n, rounds), reward, rounds)
     counts = dict.fromkeys(toy.responses(), 0)
     for chain in state.chains:
         counts[chain.tokens.ids] += 1
@@ -42,7 +42,7 @@ def test_qaligns_chains_come_to_follow_the_tilted_law(ends, temperature):
 
 def test_qalign_finds_its_lambda_once_and_keeps_to_it():
     def run(factor, rounds):
-        return run_rounds(QAlign(), ToyEngine(), setting(20, rounds), lambda ids: factor * reward(ids), rounds)[0]
+        return run_rounds(QAlign(), ToyEngine(), context(20, rounds), lambda ids: factor * reward(ids), rounds)[0]
 
     assert run(1.0, 1).reward_temperature == run(1.0, 6).reward_temperature > 0
     small, large = run(0.01, 6), run(100.0, 6)
@@ -52,7 +52,7 @@ def test_qalign_finds_its_lambda_once_and_keeps_to_it():
 
 def test_qalign_leaves_what_is_vetoed_and_never_enters_it():
     strategy, engine = QAlign(reward_temperature=1.0), ToyEngine()
-    state = strategy.init(setting(20, 50))
+    state = strategy.init(context(20, 50))
     for _ in range(50):
         proposals = strategy.propose(state, 20)
         rollouts = engine.rollout(None, proposals, None)
@@ -66,7 +66,7 @@ def test_qalign_leaves_what_is_vetoed_and_never_enters_it():
 
 def test_a_short_last_round_moves_the_leading_chains_only():
     strategy, engine = QAlign(), ToyEngine()
-    state, _ = run_rounds(strategy, engine, setting(8, 2), reward, 1)
+    state, _ = run_rounds(strategy, engine, context(8, 2), reward, 1)
     proposals = strategy.propose(state, 3)
     rollouts = engine.rollout(None, proposals, None)
     after, _ = strategy.update(state, proposals, rollouts, [Score(value=99.0)] * 3)
@@ -80,8 +80,8 @@ def test_a_short_last_round_moves_the_leading_chains_only():
 @pytest.mark.parametrize("kind", [QAlign, Blockwise, MISVO])
 def test_greedy_draws_are_refused(kind):
     with pytest.raises(ConfigurationError, match="temperature=0"):
-        kind(sampling=GREEDY).init(setting(4, 4, partial=True))
-    assert kind(sampling=GREEDY).init(setting(1, 1, partial=True))
+        kind(sampling=GREEDY).init(context(4, 4, partial=True))
+    assert kind(sampling=GREEDY).init(context(1, 1, partial=True))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_blockwise_with_a_token_a_block_climbs_a_reward_of_tokens_to_the_top():
 
 def test_blockwise_goes_on_with_the_best_beams_only():
     strategy, engine = Blockwise(beams=2, block_tokens=2), ToyEngine()
-    state, drawn = run_rounds(strategy, engine, setting(12, 3, partial=True), ones, 1)
+    state, drawn = run_rounds(strategy, engine, context(12, 3, partial=True), ones, 1)
     seen = sorted({r.tokens.ids for r in drawn[0]}, key=ones, reverse=True)
     assert state.beams[0].ids == seen[0]
     assert ones(state.beams[1].ids) == ones(seen[1])
@@ -130,7 +130,7 @@ def test_blockwise_goes_on_with_the_best_beams_only():
 
 def test_blockwise_keeps_its_beams_where_a_round_has_nothing_usable():
     strategy, engine = Blockwise(beams=2, block_tokens=1), ToyEngine()
-    state = strategy.init(setting(8, 3, partial=True))
+    state = strategy.init(context(8, 3, partial=True))
     for verdict in ({}, {"vetoed": True}):
         proposals = strategy.propose(state, 8)
         rollouts = engine.rollout(None, proposals, None)
@@ -183,13 +183,13 @@ def exact_gradient(toy, u, temperature):
 def test_misvos_step_is_the_gradient_of_the_expected_reward_less_the_fisher_penalty(temperature):
     toy, n = Toy(), 12_000
     strategy = MISVO(sampling=Sampling(temperature=temperature), step_size=2.0, fisher_penalty=0.5)
-    first, _ = run_rounds(strategy, ToyEngine(toy), setting(n, 2), reward, 1)
+    first, _ = run_rounds(strategy, ToyEngine(toy), context(n, 2), reward, 1)
     expected = 2.0 * exact_gradient(toy, np.zeros((4, DIM)), temperature)
     # Each number is a mean of n products, of which the deviation is below that of the reward times |s| (at most 2/T).
     error = 2.0 * 2.0 / temperature * 1.2 / math.sqrt(n)
     np.testing.assert_allclose(first.mean, expected, atol=3 * error)
     assert np.abs(expected).max() > 5 * error, "the test could not fail"
-    second, _ = run_rounds(strategy, ToyEngine(toy), setting(n, 2), reward, 2)
+    second, _ = run_rounds(strategy, ToyEngine(toy), context(n, 2), reward, 2)
     u = first.mean
     fisher = np.zeros((4, DIM, DIM))
     for ids, probability in zip(toy.responses(), toy.probabilities(Sampling(temperature=temperature)), strict=True):
@@ -203,7 +203,7 @@ def test_misvos_step_is_the_gradient_of_the_expected_reward_less_the_fisher_pena
 def test_misvo_raises_the_reward_and_its_penalty_holds_the_nats():
     def run(penalty):
         strategy = MISVO(sampling=Sampling(), step_size=1.0, fisher_penalty=penalty)
-        _, drawn = run_rounds(strategy, ToyEngine(), setting(100, 15), reward, 15)
+        _, drawn = run_rounds(strategy, ToyEngine(), context(100, 15), reward, 15)
         last = drawn[-1]
         return np.mean([reward(r.tokens.ids) for r in last]), np.mean([r.tokens.kl_to_base.sum() for r in last])
 
@@ -216,7 +216,7 @@ def test_misvo_raises_the_reward_and_its_penalty_holds_the_nats():
 def test_misvo_leaves_positions_past_the_end_and_vetoed_responses_out():
     toy = Toy(ends=True)
     strategy, engine = MISVO(sampling=Sampling()), ToyEngine(toy)
-    state = strategy.init(setting(30, 2, max_tokens=6))
+    state = strategy.init(context(30, 2, max_tokens=6))
     proposals = strategy.propose(state, 30)
     rollouts = engine.rollout(None, proposals, None)
     scores = [Score(value=reward(r.tokens.ids)) for r in rollouts]

@@ -247,15 +247,16 @@ def test_kept_tokens_must_leave_room(engine):
 
 def test_the_natural_scale_leaves_the_argmax_as_often_as_softmax_draws_do(endless):
     prefix = endless.prefill(PROMPT)
-    [base] = endless.rollout(prefix, [Proposal(seed=3, measure_scale=True)], Limits(max_tokens=60))
-    assert base.natural_scale is not None
+    [base] = endless.rollout(prefix, [Proposal(seed=3, measures=frozenset({"natural_scale"}))], Limits(max_tokens=60))
+    scale = base.measured["natural_scale"]
+    assert scale > 0
     head = endless._parts.head
     prompts = [[*PROMPT, *base.tokens.ids[:length]] for length in range(60)]
     pre_logits = [endless._parts.decoder.prefill(prompt)[1] for prompt in prompts]
     logits = head.finish(head.raw(torch.stack(pre_logits)))
     leaving = 1 - logits.softmax(-1).amax(-1)
     noise = torch.randn(400, 60, head.dim, generator=torch.Generator().manual_seed(0))
-    moved = torch.stack([head.raw(torch.stack(pre_logits) + base.natural_scale * eps).argmax(-1) for eps in noise])
+    moved = torch.stack([head.raw(torch.stack(pre_logits) + scale * eps).argmax(-1) for eps in noise])
     share = (moved != logits.argmax(-1)).double().mean()
     # The meter sees 16 directions, the same at all 60 positions: its own error is the larger one.
     error = float((leaving.mean() * (1 - leaving.mean()) / 16) ** 0.5)
@@ -268,7 +269,14 @@ def test_unused_mean_dot_reaches_to_the_horizon(engine):
 
     term = NoiseTerm(seed=9, spans=((50, 0.2),))
     proposals = [
-        Proposal(seed=s, scale=0.3, mean=(term,), horizon=40, measure_unused=True, sampling=Sampling(temperature=2))
+        Proposal(
+            seed=s,
+            scale=0.3,
+            mean=(term,),
+            horizon=40,
+            measures=frozenset({"unused_mean_dot"}),
+            sampling=Sampling(temperature=2),
+        )
         for s in range(12)
     ]
     rollouts = engine.rollout(engine.prefill(PROMPT), proposals, Limits(max_tokens=60))
@@ -278,7 +286,7 @@ def test_unused_mean_dot_reaches_to_the_horizon(engine):
     positions = torch.arange(start, 40)[None]
     mean = 0.2 * gaussians([9], positions, dim)[0]
     noise = 0.3 * gaussians([row], positions, dim)[0]
-    assert rollouts[row].unused_mean_dot == pytest.approx(float((mean * (mean + noise)).sum()), rel=1e-4)
+    assert rollouts[row].measured["unused_mean_dot"] == pytest.approx(float((mean * (mean + noise)).sum()), rel=1e-4)
 
 
 def test_a_model_without_a_plain_linear_head_is_refused(model):
@@ -360,7 +368,7 @@ def test_a_paused_response_goes_on_as_if_it_had_not_been(engine):
 def test_score_vectors_are_of_what_the_token_was_drawn_from(engine, model):
     prefix, limits = engine.prefill(PROMPT), Limits(max_tokens=3)
     samplings = [Sampling(temperature=0.5), Sampling(temperature=1.0, top_k=2), Sampling(temperature=0.0)]
-    proposals = [Proposal(seed=1, sampling=sampling, measure_scores=True) for sampling in samplings]
+    proposals = [Proposal(seed=1, sampling=sampling, measures=frozenset({"score_vectors"})) for sampling in samplings]
     weight = model.get_output_embeddings().weight.detach().numpy()
     for sampling, rollout in zip(samplings, engine.rollout(prefix, proposals, limits), strict=True):
         for t, token in enumerate(rollout.tokens.ids):
@@ -371,7 +379,7 @@ def test_score_vectors_are_of_what_the_token_was_drawn_from(engine, model):
                 logits[logits < np.sort(logits)[-sampling.top_k]] = -np.inf
             q = np.exp(logits - logits.max())
             q /= q.sum()
-            np.testing.assert_allclose(rollout.score_vectors[t], weight[token] - q @ weight, atol=1e-3)
+            np.testing.assert_allclose(rollout.measured["score_vectors"][t], weight[token] - q @ weight, atol=1e-3)
 
 
 def test_the_embedded_model_shares_prompts_in_bfloat16_too(smollm):

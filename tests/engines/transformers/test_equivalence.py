@@ -34,7 +34,7 @@ DENSE = Proposal(
     scale=0.1,
     mean=(NoiseTerm(seed=94, spans=((4, 0.3),)),),
     shift=np.random.default_rng(3).normal(0.0, 0.3, (5, 64)).astype(np.float32),
-    measure_unused=True,
+    measures=frozenset({"unused_mean_dot"}),
 )
 COLDER = Proposal(seed=4, sampling=Sampling(), prior=Sampling(temperature=0.6))
 CONSTANT = Proposal(seed=7, sampling=Sampling(), shift=np.full((1, 64), 0.2, dtype=np.float32), horizon=6)
@@ -202,13 +202,13 @@ def test_the_bag_and_the_score_vectors_are_sums_over_the_heads_rows(model, shari
     engine, weight = engine_of(model), model.get_output_embeddings().weight.detach().double().numpy()
     prefix = engine.prefill(PROMPT)
     shift = np.random.default_rng(4).normal(0.0, 0.3, (1, 64)).astype(np.float32)
-    first = Proposal(seed=8, sampling=Sampling(), shift=shift, measure_bag=True, measure_scores=True)
+    first = Proposal(seed=8, sampling=Sampling(), shift=shift, measures=frozenset({"bag", "score_vectors"}))
     [whole] = engine.rollout(prefix, [first], Limits(max_tokens=9))
     [part] = engine.rollout(prefix, [replace(first, kept=whole.tokens.head(4), seed=9)], Limits(max_tokens=9))
     for rollout in (whole, part):
-        np.testing.assert_allclose(rollout.bag, weight[list(rollout.tokens.ids)].sum(0), rtol=1e-5)
-    assert not part.score_vectors[:4].any()
+        np.testing.assert_allclose(rollout.measured["bag"], weight[list(rollout.tokens.ids)].sum(0), rtol=1e-5)
+    assert not part.measured["score_vectors"][:4].any()
     for t, token in enumerate(whole.tokens.ids):
         ids = torch.tensor([[*PROMPT, *whole.tokens.ids[:t]]])
         q = shifted_logits(model, ids, torch.from_numpy(shift[0])).softmax(-1).double().numpy()[: len(weight)]
-        np.testing.assert_allclose(whole.score_vectors[t], weight[token] - q @ weight, atol=2e-4)
+        np.testing.assert_allclose(whole.measured["score_vectors"][t], weight[token] - q @ weight, atol=2e-4)

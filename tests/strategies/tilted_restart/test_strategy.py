@@ -9,10 +9,10 @@ import pytest
 
 from aisp.errors import ConfigurationError
 from aisp.records import TOKEN_FIGURES, Rollout, Sampling, Score, Tokens
-from aisp.strategies.base import Setting
+from aisp.strategies.base import SearchContext
 from aisp.strategies.tilted_restart.strategy import TiltedRestart
 
-SETTING = Setting(root_seed=11, budget=32, num_samples=8, max_tokens=10)
+SETTING = SearchContext(root_seed=11, budget=32, num_samples=8, max_tokens=10)
 DIM = 5
 
 
@@ -25,7 +25,7 @@ def rollout_of(i, shares=(1 / 16, 1.0, 0.2, 0.5), kl=0.0, bag=None):
         text=str(i),
         finish_reason="stop",
         forward_tokens=4,
-        bag=np.random.default_rng(i).normal(size=DIM) if bag is None else bag,
+        measured={"bag": np.random.default_rng(i).normal(size=DIM) if bag is None else bag},
     )
 
 
@@ -38,7 +38,7 @@ def after_a_round(strategy, rewards, n=8, rollouts=None):
 
 
 def linear_rewards(n=8, factor=1.0):
-    return [factor * float(rollout_of(i).bag @ np.arange(DIM)) for i in range(n)]
+    return [factor * float(rollout_of(i).measured["bag"] @ np.arange(DIM)) for i in range(n)]
 
 
 def test_the_first_round_is_plain_samples_and_best_of_ns():
@@ -230,7 +230,7 @@ def test_what_was_found_among_tied_rewards_is_gone_on_from():
 def test_no_tilt_where_none_is_wanted():
     state, _, proposals = after_a_round(TiltedRestart(tilt_nats=0.0), linear_rewards())
     assert state.shift is None
-    assert not any(p.measure_bag for p in proposals)
+    assert not any("bag" in p.measures for p in proposals)
 
 
 @pytest.mark.parametrize("wrong", [{"parents": 0.5}, {"parents": np.inf}, {"tilt_nats": -1.0}, {"tilt_nats": np.nan}])
