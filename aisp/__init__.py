@@ -19,18 +19,24 @@ _check(__file__)
 from aisp.version import __version__  # noqa: E402 - nothing else of the package may load before the check
 
 if TYPE_CHECKING:
-    from aisp.api import align, stream
+    from aisp.api import TextStream, aalign, align, stream
     from aisp.search.estimate import TiltedEstimate, tilted_estimate
     from aisp.search.trace import Alignment, Response, Round
+    from aisp.service import AsyncRun, Run, Service
     from aisp.settings import SearchSettings
 
 __all__ = [
     "Alignment",
+    "AsyncRun",
     "Response",
     "Round",
+    "Run",
     "SearchSettings",
+    "Service",
+    "TextStream",
     "TiltedEstimate",
     "__version__",
+    "aalign",
     "align",
     "stream",
     "tilted_estimate",
@@ -38,10 +44,15 @@ __all__ = [
 
 _HOMES = {
     "Alignment": "aisp.search.trace",
+    "AsyncRun": "aisp.service",
     "Response": "aisp.search.trace",
     "Round": "aisp.search.trace",
+    "Run": "aisp.service",
     "SearchSettings": "aisp.settings",
+    "Service": "aisp.service",
+    "TextStream": "aisp.api",
     "TiltedEstimate": "aisp.search.estimate",
+    "aalign": "aisp.api",
     "align": "aisp.api",
     "stream": "aisp.api",
     "tilted_estimate": "aisp.search.estimate",

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aisp.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from aisp.search.trace import Alignment
+
+class Plotted(Protocol):
+    """What a picture of a search needs of it, as an `Alignment` has it."""
+
+    @property
+    def responses(self) -> Iterator[Any]: ...
+
+    def best_so_far(self) -> list[tuple[int, float]]: ...
 
 
-def plot_alignments(alignments: Mapping[str, Alignment], path: str | Path | None = None) -> Figure:
+def plot_alignments(alignments: Mapping[str, Plotted], path: str | Path | None = None) -> Figure:
     """Draw reward against the number of responses drawn, one colour a search.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ Capability = Literal[
     "next_token_log_probs",  # `Engine.log_probs`
 ]
 """What an engine may offer, and a strategy, a grammar or a judge may need."""
+CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))
 Message = Mapping[str, Any]
 """An OpenAI-style message: `role`, `content`, and where they apply `name`, `tool_calls`, `tool_call_id`."""
 

@@ -11,15 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aisp.bench.rivals import Best, Pessimistic, Selection, SoftBest
+from aisp.bench.rivals import RULES, Best, Selection
 from aisp.bench.rivals.blockwise import Blockwise
 from aisp.bench.rivals.misvo import MISVO
 from aisp.bench.rivals.qalign import QAlign
-from aisp.engines.base import Engine
 from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Limits, Sampling
-from aisp.rewards.base import Reward
-from aisp.search.loop import Aligner, Parse, Settle, Stops, settled_text, text_candidate
 from aisp.search.plan import Plan, make_plan
 from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
 from aisp.strategies.base import Strategy
@@ -39,7 +36,6 @@ _STRATEGIES: dict[str, Callable[[], Any]] = {
     "blockwise": Blockwise,
     "misvo": MISVO,
 }
-RULES: dict[str, Callable[..., Selection]] = {"soft_best_of_n": SoftBest, "pessimism": Pessimistic}
 
 # The settings that belong to some strategies only.
 _WEIGHING = {"reward_temperature", "target_ess_fraction"}
@@ -126,29 +122,6 @@ class SearchSettings(BaseModel):
     on_timeout: Literal["best", "raise"] = "best"
     target_reward: float | None = None
     patience: int | None = Field(default=None, ge=1)
-
-    def make_aligner(
-        self, engine: Engine, reward: Reward | None, parse: Parse = text_candidate, settle: Settle = settled_text
-    ) -> Aligner:
-        """Build the search that these settings describe.
-
-        Raises:
-            ConfigurationError: Settings that contradict each other.
-        """
-        plan = self.make_plan(rewarded=reward is not None)
-        stops = Stops(target_reward=self.target_reward, patience=self.patience, on_timeout=self.on_timeout)
-        return Aligner(
-            engine,
-            self.make_strategy(rewarded=reward is not None),
-            reward,
-            plan,
-            stops=stops,
-            parse=parse,
-            selection=self.make_selection(),
-            kl_budget=self.kl_budget,
-            commit_tokens=self.commit_tokens,
-            settle=settle,
-        )
 
     def make_plan(self, *, rewarded: bool) -> Plan:
         """Return the budget and the size of its rounds."""

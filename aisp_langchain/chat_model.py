@@ -1,7 +1,6 @@
 """A LangChain chat model whose answers are searched for by reward.
 
-    messages --to_openai--> dicts --chat template--> prompt tokens
-       --> Aligner.rounds (one loop a request; requests share the engine's batch)
+    messages --to_openai--> dicts --> Service.run (one search a request; requests share the engine's batch)
        --> the best response --to_ai_message--> AIMessage + usage_metadata + response_metadata["aisp"]
        --> or as a stream: `aisp_langchain.streaming`
 
@@ -24,19 +23,18 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from aisp.engines import Engine
 from aisp.errors import ConfigurationError
-from aisp.forms import Form, read_choice
+from aisp.forms import read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
-from aisp.search.loop import check_commits
-from aisp.settings import SearchSettings
+from aisp.service import SETTINGS, Service, hold_model, model_name
+from aisp.settings import SearchSettings, override
 from aisp.threads import cancellable, items
 from aisp.version import __version__
 from aisp_langchain.messages import to_openai
 from aisp_langchain.profile import profile_of
 from aisp_langchain.rewards import as_reward
-from aisp_langchain.settings import SEARCH_FIELDS, read_call
+from aisp_langchain.settings import read_call
 from aisp_langchain.streaming import Chunker, Piece, answer_pieces, whole
 from aisp_langchain.structured import Method, structured
 from aisp_langchain.tools import read_tools
@@ -56,6 +54,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     Attributes:
         model: A model's name (embedded, hub id, checkpoint folder or GGUF file), a `LoadedModel`, or a transformers
             model and its tokenizer as a tuple. `model_name` is the same.
+        engine: An `aisp.engines.Engine` in place of a model.
         rewards: What `aisp_langchain.rewards.as_reward` takes: rewards of `aisp`, functions, Runnables, or a mapping of
             names to them, which is their sum.
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
@@ -86,6 +85,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     model: Any = DEFAULT_MODEL
+    engine: Any = None
     rewards: Any = None
     dtype: str | None = None
     device: str | None = None
@@ -112,13 +112,7 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     @classmethod
     def _hold(cls, value: Any) -> Any:
         """Wrap objects once, here: nobody else holds what wraps them, and engines are shared by it."""
-        if not isinstance(value, tuple):
-            return value
-        from aisp.models import load
-
-        if len(value) != 2:
-            raise ConfigurationError(f"model is a tuple of {len(value)}; expected (model, tokenizer)")
-        return load(value[0], tokenizer=value[1])
+        return hold_model(value)
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -137,18 +131,18 @@ class AISPChatModel(SearchSettings, BaseChatModel):
 
     @model_validator(mode="after")
     def _check_settings(self) -> AISPChatModel:
-        self.make_plan(rewarded=self.rewards is not None)
-        self.make_strategy(rewarded=self.rewards is not None)
-        check_commits(self.commit_tokens, self.rewards)
+        if self.engine is not None and "model" in self.model_fields_set:
+            raise ConfigurationError("both model and engine were given; give the one that is to answer")
+        self._service.check()
         return self
 
     @property
     def model_name(self) -> str:
         """The name of the model."""
-        return _name(self.model)
+        return model_name(self._source)
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile_of(self.model, self.model_name, self.max_tokens)
+        return profile_of(self._source, self.model_name, self.max_tokens)
 
     @property
     def _llm_type(self) -> str:
@@ -159,26 +153,29 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         """What makes two models answer alike: caches are keyed by it, so the rewards' fingerprint is part of it."""
         return {
             "model_name": self.model_name,
-            "model": self.model if isinstance(self.model, str) else self._nonce,
+            "model": self._source if isinstance(self._source, str) else self._nonce,
             "dtype": self.dtype,
             "device": self.device,
             "template_kwargs": self.template_kwargs,
             "explore_calls": self.explore_calls,
             "rewards": None if self.rewards is None else self.rewards.fingerprint,
-            **self.model_dump(include=set(SEARCH_FIELDS)),
+            **self.model_dump(include=set(SETTINGS)),
         }
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """Return the cache's key, in which a call's own rewards stand by their fingerprint and objects by a nonce."""
         if kwargs.get("rewards") is not None:
             kwargs["rewards"] = as_reward(kwargs["rewards"]).fingerprint
-        if not isinstance(kwargs.get("model", ""), str):
-            kwargs["model"] = uuid.uuid4().hex
+        for name in ("model", "engine"):
+            if not isinstance(kwargs.get(name, ""), str):
+                kwargs[name] = uuid.uuid4().hex
         return super()._get_llm_string(stop=stop, **kwargs)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = LangSmithParams(
-            ls_provider="aisp", ls_model_name=_name(kwargs.get("model") or self.model), ls_model_type="chat"
+            ls_provider="aisp",
+            ls_model_name=model_name(kwargs.get("model") or kwargs.get("engine") or self._source),
+            ls_model_type="chat",
         )
         temperature, max_tokens = kwargs.get("temperature", self.temperature), kwargs.get("max_tokens", self.max_tokens)
         if temperature is not None:
@@ -191,13 +188,12 @@ class AISPChatModel(SearchSettings, BaseChatModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the model's own token ids of a text."""
-        ids: list[int] = self._load().tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._service.codec.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return the number of tokens of the prompt that the messages become."""
-        form = Form(tools=read_tools(tools or ()))
-        return len(form.encode(self._load(), to_openai(messages), self.template_kwargs))
+        return len(self._service.encode(to_openai(messages), read_tools(tools or ())))
 
     def bind_tools(
         self,
@@ -337,38 +333,25 @@ class AISPChatModel(SearchSettings, BaseChatModel):
         audience: Audience,
         cancel: threading.Event | None = None,
     ) -> Iterator[Piece]:
-        call = read_call(self, self.rewards, self.template_kwargs, {"explore_calls": self.explore_calls, **given})
-        loaded = self._load(call.model)
-        request = call.form.request(
-            loaded,
-            to_openai(messages),
-            call.search,
-            template=call.template,
-            stop=stop,
-            cancel=cancel,
-            reference=call.reference,
+        call = read_call(given, stop)
+        run = self._service.run(to_openai(messages), cancel=cancel, **call)
+        name = model_name(call["engine"] or self._source)
+        return answer_pieces(run, audience, traced=self.trace_rewards, model_name=name)
+
+    @property
+    def _source(self) -> Any:
+        """What draws the answers."""
+        return self.model if self.engine is None else self.engine
+
+    @property
+    def _service(self) -> Service:
+        """What answers. Building it costs next to nothing: models and engines are shared by what names them."""
+        return Service(
+            self._source,
+            self.rewards,
+            override(self, {}),
+            dtype=self.dtype,
+            device=self.device,
+            template_kwargs=self.template_kwargs,
+            explore_calls=self.explore_calls,
         )
-        aligner = call.search.make_aligner(_engine_for(loaded), call.reward, call.form.parse, call.form.settle)
-        name = _name(call.model or self.model)
-        return answer_pieces(aligner, request, audience, traced=self.trace_rewards, model_name=name)
-
-    def _load(self, model: Any = None) -> Any:
-        from aisp.models import load
-
-        if model is not None:
-            model = self._hold(model)
-        source = self.model if model is None else model
-        placed: dict[str, Any] = (
-            {"dtype": self.dtype, "device": self.device} if isinstance(source, str) or model is None else {}
-        )
-        return load(source, **placed)
-
-
-def _engine_for(loaded: Any) -> Engine:
-    from aisp.engines import engine_for
-
-    return engine_for(loaded)
-
-
-def _name(model: Any) -> str:
-    return model if isinstance(model, str) else str(getattr(model, "name", type(model).__name__))

@@ -1,6 +1,6 @@
 """How a search becomes a stream: pieces of text as they are settled, rounds to who listens, and the message at last.
 
-    Aligner.rounds --answer_pieces--> str, str, ..., AIMessage --to_chunks--> chunks
+    Run --answer_pieces--> str, str, ..., AIMessage --to_chunks--> chunks
 
 A search that commits blocks hands out each at once. One that chooses among whole answers has no text before its end.
 """
@@ -13,8 +13,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables.config import set_config_context
 
-from aisp.search.loop import Aligner, Request
-from aisp.search.trace import Alignment
+from aisp.search.events import SearchStep, TextCommitted
+from aisp.service import Run
 from aisp_langchain.messages import to_ai_message, to_chunks
 from aisp_langchain.tracing import Audience
 
@@ -22,33 +22,24 @@ Piece = str | AIMessage
 """Text that comes next, or at the end the whole message."""
 
 
-def answer_pieces(
-    aligner: Aligner, request: Request, audience: Audience, *, traced: bool, model_name: str
-) -> Iterator[Piece]:
+def answer_pieces(run: Run, audience: Audience, *, traced: bool, model_name: str) -> Iterator[Piece]:
     """Run a search, telling who listens of its rounds.
 
     Args:
-        aligner: The search.
-        request: What it is asked for.
+        run: The search.
         audience: Who listens.
         traced: Whether they see the runs of rewards.
         model_name: What the message calls the model.
     """
     # A model that judges must not write into the stream of the one that is judged, which it would inherit.
-    with set_config_context(audience.config_of_rewards(traced=traced)) as context:
-        rounds = aligner.rounds(request)
+    with run, set_config_context(audience.config_of_rewards(traced=traced)) as context:
         tell = audience.round_teller()
-        while True:
-            try:
-                round_ = context.run(next, rounds)
-            except StopIteration as stop:
-                alignment: Alignment = stop.value
-                break
-            if tell is not None:
-                context.run(tell, round_)
-            if round_.committed:
-                yield round_.committed
-    yield to_ai_message(alignment, model_name=model_name)
+        while (event := context.run(next, run, None)) is not None:
+            if isinstance(event, SearchStep) and tell is not None:
+                context.run(tell, event.round)
+            if isinstance(event, TextCommitted) and not event.last:  # the message holds the rest
+                yield event.text
+    yield to_ai_message(run.alignment, model_name=model_name)
 
 
 def whole(pieces: Iterable[Piece]) -> AIMessage:

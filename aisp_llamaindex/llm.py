@@ -1,7 +1,7 @@
 """A LlamaIndex LLM whose answers are searched for by reward.
 
-    ChatMessages --to_openai--> dicts --chat template--> prompt tokens
-       --> Aligner (one loop a request; requests share the engine's batch)
+    ChatMessages --to_openai--> dicts
+       --> Service.run (one search a request; requests share the engine's batch)
        --> the best response --to_response--> ChatResponse, `raw["aisp"]` with what the search found
 
 No weights are loaded before the first call, or the first look at `metadata`.
@@ -33,35 +33,38 @@ from llama_index.core.tools import BaseTool
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from aisp.errors import ConfigurationError
-from aisp.forms import make_form
-from aisp.models import DEFAULT_MODEL, LoadedModel
+from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
+from aisp.search.events import TextCommitted
+from aisp.service import Run, Service, hold_model, model_name
 from aisp.settings import DEFAULT_MAX_TOKENS, SearchSettings, override
-from aisp.threads import cancellable
+from aisp.threads import cancellable, items
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
 from aisp_llamaindex.rewards import as_reward
-
-_FORM = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format"})
-_OTHER = frozenset({"rewards", "reference", "template_kwargs"})
 
 
 class AISPLLM(SearchSettings, FunctionCallingLLM):
     """A local LLM, steered per request towards what its rewards like. Calls tools, and is held to their schemas.
 
     All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every
-    call; so may `rewards` and `template_kwargs`, and to calls `reference`, `tools` and `response_format`. Unknown names
-    are errors. Without rewards it is an ordinary LLM that draws one sample.
+    call; so may `engine`, `rewards`, `preferences`, `template_kwargs` and `explore_calls`, and to calls `reference`,
+    `tools` and `response_format`. Unknown names are errors. Without rewards it is an ordinary LLM that draws one
+    sample.
 
-    A search chooses among whole answers, so a stream begins when the answer is chosen.
+    A search chooses among whole answers, so a stream begins when the answer is chosen, unless `commit_tokens` lets it
+    choose block by block.
 
     Attributes:
         model: A model's name (embedded, hub id, checkpoint folder or GGUF file), a `LoadedModel`, or a transformers
             model and its tokenizer as a tuple.
+        engine: An `aisp.engines.Engine` in place of a model.
         rewards: What `aisp_llamaindex.as_reward` takes: rewards of `aisp`, functions of `query` and `response`,
             LlamaIndex's evaluators, or a mapping of names to them, which is their sum.
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
         device: None takes CUDA, else MPS, else the CPU.
         template_kwargs: Variables of the chat template, as `{"enable_thinking": False}`.
+        explore_calls: Where tools are given and the model may choose, let every second response of the first round be a
+            call, so that the rewards choose between calling and answering.
 
     Raises:
         ValidationError: pydantic's, for an unknown name, a value out of range, settings that contradict each other, or
@@ -77,22 +80,18 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     model: Any = DEFAULT_MODEL
+    engine: Any = Field(default=None, exclude=True)
     rewards: Any = Field(default=None, exclude=True)
     dtype: str | None = None
     device: str | None = None
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    explore_calls: bool = False
 
     @field_validator("model", mode="before")
     @classmethod
     def _hold(cls, value: Any) -> Any:
         """Wrap objects once, here: nobody else holds what wraps them, and engines are shared by it."""
-        if not isinstance(value, tuple):
-            return value
-        from aisp.models import load
-
-        if len(value) != 2:
-            raise ConfigurationError(f"model is a tuple of {len(value)}; expected (model, tokenizer)")
-        return load(value[0], tokenizer=value[1])
+        return hold_model(value)
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -106,13 +105,13 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
 
     @field_serializer("model")
     def _named(self, value: Any) -> str:
-        return _name(value)
+        return model_name(value)
 
     @model_validator(mode="after")
     def _check_settings(self) -> AISPLLM:
-        settings = override(self, {})
-        settings.make_plan(rewarded=self.rewards is not None)
-        settings.make_strategy(rewarded=self.rewards is not None)
+        if self.engine is not None and "model" in self.model_fields_set:
+            raise ConfigurationError("both model and engine were given; give the one that is to answer")
+        self._service.check()
         return self
 
     @classmethod
@@ -122,13 +121,13 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What query engines and agents may expect. The length of the context is the model's, so this loads it."""
-        context = self._load().context_length
+        context = self._service.codec.context_length
         return LLMMetadata(
             context_window=DEFAULT_CONTEXT_WINDOW if context is None else context,
             num_output=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
             is_chat_model=True,
             is_function_calling_model=True,
-            model_name=_name(self.model),
+            model_name=model_name(self._source),
         )
 
     @llm_chat_callback()
@@ -137,16 +136,15 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return chat_response_to_completion_response(self._answer(self._asked(prompt, formatted), kwargs))
+        return _completion(self._answer(self._asked(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        return (piece for piece in to_pieces(self._answer(messages, kwargs)))
+        return self._pieces(messages, kwargs)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        response = self._answer(self._asked(prompt, formatted), kwargs)
-        return (chat_response_to_completion_response(piece) for piece in to_pieces(response))
+        return (_completion(piece) for piece in self._pieces(self._asked(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -155,26 +153,16 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         asked = self._asked(prompt, formatted)
-        response = await cancellable(lambda cancel: self._answer(asked, kwargs, cancel))
-        return chat_response_to_completion_response(response)
+        return _completion(await cancellable(lambda cancel: self._answer(asked, kwargs, cancel)))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        async def pieces() -> ChatResponseAsyncGen:
-            for piece in to_pieces(await cancellable(lambda cancel: self._answer(messages, kwargs, cancel))):
-                yield piece
-
-        return pieces()
+        return items(lambda cancel: self._pieces(messages, kwargs, cancel))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         asked = self._asked(prompt, formatted)
-
-        async def pieces() -> CompletionResponseAsyncGen:
-            for piece in to_pieces(await cancellable(lambda cancel: self._answer(asked, kwargs, cancel))):
-                yield chat_response_to_completion_response(piece)
-
-        return pieces()
+        return items(lambda cancel: map(_completion, self._pieces(asked, kwargs, cancel)))
 
     def _prepare_chat_with_tools(
         self,
@@ -225,39 +213,50 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
     def _answer(
         self, messages: Sequence[ChatMessage], given: Mapping[str, Any], cancel: threading.Event | None = None
     ) -> ChatResponse:
-        known = SearchSettings.model_fields.keys() | _FORM | _OTHER
-        unknown = sorted(given.keys() - known)
-        if unknown:
-            raise ConfigurationError(f"a call got {', '.join(unknown)}; expected any of {', '.join(sorted(known))}")
-        search = override(self, given)
-        rewards = given.get("rewards", self.rewards)
-        form = make_form(
-            to_openai_tools(given.get("tools") or ()),
-            tool_choice=given.get("tool_choice"),
-            parallel_tool_calls=given.get("parallel_tool_calls"),
-            response_format=given.get("response_format"),
+        return to_response(self._run(messages, given, cancel).alignment, model_name=model_name(self._source))
+
+    def _pieces(
+        self, messages: Sequence[ChatMessage], given: Mapping[str, Any], cancel: threading.Event | None = None
+    ) -> ChatResponseGen:
+        """Yield the answer so far as more of it is settled: block by block where blocks are committed."""
+        shown = ""
+        with self._run(messages, given, cancel) as run:
+            for event in run:
+                if isinstance(event, TextCommitted) and not event.last:  # the response holds the rest
+                    shown += event.text
+                    message = ChatMessage(role=MessageRole.ASSISTANT, content=shown)
+                    yield ChatResponse(message=message, delta=event.text)
+            yield from to_pieces(to_response(run.alignment, model_name=model_name(self._source)), shown)
+
+    def _run(self, messages: Sequence[ChatMessage], given: Mapping[str, Any], cancel: threading.Event | None) -> Run:
+        call = dict(given)
+        if call.get("tools"):
+            call["tools"] = to_openai_tools(call["tools"])
+        if call.get("rewards") is not None:
+            call["rewards"] = as_reward(call["rewards"])
+        return self._service.run(to_openai(messages), cancel=cancel, **call)
+
+    @property
+    def _source(self) -> Any:
+        """What draws the answers."""
+        return self.model if self.engine is None else self.engine
+
+    @property
+    def _service(self) -> Service:
+        """What answers. Building it costs next to nothing: models and engines are shared by what names them."""
+        return Service(
+            self._source,
+            self.rewards,
+            override(self, {}),
+            dtype=self.dtype,
+            device=self.device,
+            template_kwargs=self.template_kwargs,
+            explore_calls=self.explore_calls,
         )
-        loaded = self._load()
-        request = form.request(
-            loaded,
-            to_openai(messages),
-            search,
-            template={**self.template_kwargs, **(given.get("template_kwargs") or {})},
-            cancel=cancel,
-            reference=given.get("reference"),
-        )
-        from aisp.engines import engine_for
-
-        reward = None if rewards is None else as_reward(rewards)
-        aligner = search.make_aligner(engine_for(loaded), reward, form.parse, form.settle)
-        return to_response(aligner.align(request), model_name=_name(self.model))
-
-    def _load(self) -> LoadedModel:
-        from aisp.models import load
-
-        placed: dict[str, Any] = {"dtype": self.dtype, "device": self.device} if isinstance(self.model, str) else {}
-        return load(self.model, **placed)
 
 
-def _name(model: Any) -> str:
-    return model if isinstance(model, str) else str(getattr(model, "name", type(model).__name__))
+def _completion(response: ChatResponse) -> CompletionResponse:
+    """Return an answer as that of a completion, which LlamaIndex's own conversion loses the delta of."""
+    completion = chat_response_to_completion_response(response)
+    completion.delta = response.delta
+    return completion

@@ -81,10 +81,15 @@ def to_response(alignment: Alignment, *, model_name: str) -> ChatResponse:
     )
 
 
-def to_pieces(response: ChatResponse) -> Iterator[ChatResponse]:
-    """Cut an answer into pieces of a word each, with all text so far in each; the last one is the whole."""
-    text = ""
-    for piece in _PIECE.findall(response.message.content or ""):
+def to_pieces(response: ChatResponse, shown: str = "") -> Iterator[ChatResponse]:
+    """Cut an answer into pieces of a word each, with all text so far in each; the last one is the whole.
+
+    Args:
+        response: The answer.
+        shown: The beginning of its text, which was streamed before.
+    """
+    text = shown
+    for piece in _PIECE.findall((response.message.content or "")[len(shown) :]):
         text += piece
         yield ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=text), delta=piece)
     yield response.model_copy(update={"delta": ""})

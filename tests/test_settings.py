@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from aisp.bench.rivals import Best, Pessimistic, SoftBest
 from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Sampling
-from aisp.rewards import Length
 from aisp.search.plan import Plan
 from aisp.settings import SearchSettings
 from aisp.strategies import AISP, MISVO, BestOfN, Blockwise, QAlign, TiltedRestart
@@ -119,7 +118,6 @@ def test_rules_choose_among_plain_samples():
     assert mild.make_selection() == Pessimistic(target_ess_fraction=0.5)
     for name in ("best_of_n", "tilted_restart", "aisp", None):
         assert SearchSettings(strategy=name).make_selection() == Best()
-    assert soft.make_aligner(object(), Length(1, 2)).name == "best_of_n, soft_best"
 
 
 @pytest.mark.parametrize(

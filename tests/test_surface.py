@@ -17,16 +17,21 @@ import aisp_llamaindex
 def test_names():
     assert sorted(aisp.__all__) == [
         "Alignment",
+        "AsyncRun",
         "Response",
         "Round",
+        "Run",
         "SearchSettings",
+        "Service",
+        "TextStream",
         "TiltedEstimate",
         "__version__",
+        "aalign",
         "align",
         "stream",
         "tilted_estimate",
     ]
-    assert sorted(aisp.bench.rivals.__all__) == ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
+    assert sorted(aisp.bench.rivals.__all__) == ["Best", "Pessimistic", "RULES", "Selection", "SoftBest", "choose"]
     assert sorted(aisp.strategies.__all__) == [
         "AISP",
         "BestOfN",

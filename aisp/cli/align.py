@@ -96,14 +96,11 @@ def _written(
 ) -> Alignment:
     """Run a search that commits blocks, each shown as soon as it is."""
     load_quietly(model)
-    pieces = stream(prompt, rewards=rewards, model=model, **settings)
-    while True:
-        try:
-            console.print(next(pieces), end="", markup=False, highlight=False, soft_wrap=True)
-        except StopIteration as stop:
-            alignment: Alignment = stop.value
-            console.print(f"\n\n{_title(alignment)}", markup=False, highlight=False)
-            return alignment
+    answer = stream(prompt, rewards=rewards, model=model, **settings)
+    for piece in answer:
+        console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\n\n{_title(answer.alignment)}", markup=False, highlight=False)
+    return answer.alignment
 
 
 def rounds_table(alignment: Alignment) -> Table:

@@ -15,13 +15,13 @@ from rich.progress import TimeRemainingColumn
 from aisp.bench.quality.answers import best_of_n
 from aisp.bench.quality.report import Report, report
 from aisp.bench.quality.runs import Quality
-from aisp.bench.rivals import Selection
+from aisp.bench.rivals import RULES, Selection
 from aisp.cli.progress import progress_on
 from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile, read_prompts
 from aisp.records import Sampling
 from aisp.rewards.spec import parse_reward, parse_rewards
-from aisp.settings import RULES, SearchSettings
+from aisp.settings import SearchSettings
 
 _SCREENED = 128  # plain samples that a prompt's difficulty is told by
 _SCREENING = -1  # their seed, which is no search's and not the pools'
@@ -146,7 +146,10 @@ def _rule(spec: str) -> Selection:
     name, _, rest = spec.partition(":")
     if name not in RULES:
         raise ConfigurationError(f"--rule {spec} is none of {', '.join(sorted(RULES))}; give it as --strategy {spec}")
-    return _settings("--rule", spec, name, _numbers(rest)).make_selection()
+    try:
+        return RULES[name](**_numbers(rest))
+    except TypeError as error:
+        raise ConfigurationError(f"--rule {spec}: {error}") from error
 
 
 def _settings(option: str, spec: str, name: str, given: Mapping[str, Any]) -> SearchSettings:

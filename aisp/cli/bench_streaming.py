@@ -16,11 +16,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from aisp.api import stream
 from aisp.bench.quality.statistics import Difference, paired
 from aisp.cli.progress import progress_on
+from aisp.engines import engine_for
 from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile, read_prompts, result_key
+from aisp.models import load
 from aisp.rewards import Reward
+from aisp.rewards.spec import parse_rewards
 from aisp.settings import SearchSettings
 
 WHOLE, ONE = "whole responses", "one response"
@@ -63,9 +67,6 @@ def run_streaming(
         limit: Prompts at most.
         out: A killed run goes on there.
     """
-    from aisp.models import load
-    from aisp.rewards.spec import parse_rewards
-
     reward = parse_rewards(rewards)
     if reward is None or not commit_tokens:
         raise ConfigurationError("there is nothing to compare; give a reward, and commit_tokens of at least one block")
@@ -98,21 +99,13 @@ def measured(
     loaded: Any, messages: Sequence[Mapping[str, Any]], reward: Reward, arm: str, settings: Mapping[str, Any]
 ) -> Row:
     """Answer a prompt, and take the time of the first text and of the last."""
-    from aisp.api import stream
-    from aisp.engines import engine_for
-
     prefix = engine_for(loaded).prefill(loaded.encode(messages))
-    pieces = stream(messages, model=loaded, rewards=reward, **settings)
     started, first, texts = time.perf_counter(), None, 0
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as stop:
-            alignment = stop.value
-            break
+    answer = stream(messages, model=loaded, rewards=reward, **settings)
+    for _ in answer:
         texts += 1
         first = first or time.perf_counter() - started
-    seconds = time.perf_counter() - started
+    seconds, alignment = time.perf_counter() - started, answer.alignment
     return {
         "arm": arm,
         "prompt": messages[-1]["content"],

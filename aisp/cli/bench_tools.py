@@ -20,7 +20,7 @@ from aisp.bench.quality.statistics import Difference, paired
 from aisp.bench.tools.rule import fitting_call, named_by_rule
 from aisp.bench.tools.tasks import Task, load_tasks, load_tools
 from aisp.errors import ConfigurationError
-from aisp.forms import make_form
+from aisp.service import Service
 from aisp.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -125,11 +125,8 @@ class Bench:
     """
 
     def __init__(self, name: str, loaded: LoadedModel) -> None:
-        from aisp.engines import engine_for
-
-        tools = load_tools()
-        self._name, self._loaded, self._engine = name, loaded, engine_for(loaded)
-        self._form, self._reward = make_form(tools, parallel_tool_calls=False), fitting_call(tools)
+        self._name, self._loaded, self._tools = name, loaded, load_tools()
+        self._reward = fitting_call(self._tools)
 
     def settings(self, search: SearchSettings) -> dict[str, Any]:
         """Return what a row says of how it was made."""
@@ -138,8 +135,8 @@ class Bench:
     def answer(self, task: Task, arm: str, search: SearchSettings) -> Row:
         """Answer a request."""
         reward = None if arm == ALONE else self._reward
-        request = self._form.request(self._loaded, [{"role": "user", "content": task.prompt}], search)
-        alignment = search.make_aligner(self._engine, reward, self._form.parse).align(request)
+        service = Service(self._loaded, reward, search)
+        alignment = service.run(task.prompt, tools=self._tools, parallel_tool_calls=False).alignment
         candidate = alignment.best.candidate
         return Row(
             arm=arm,

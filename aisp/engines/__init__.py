@@ -29,5 +29,6 @@ def engine_for(loaded: LoadedModel) -> Engine:
         engine = _engines.get(loaded)
         if engine is None:
             engine = TransformersEngine(loaded.model, loaded.tokenizer, eos_token_ids=tuple(loaded.eos_token_ids))
+            engine.codec = loaded.codec  # type: ignore
             _engines[loaded] = engine
         return engine

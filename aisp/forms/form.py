@@ -3,13 +3,11 @@
 tools, tool_choice, response_format --make_form--> Form
 Form.encode -> prompt tokens       Form.grammar -> what decoding is held to       Form.parse -> a candidate
 Form.settle -> what of an unfinished one may be shown
-Form.request -> both, with limits and seed: what an aligner is asked for
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,11 +19,10 @@ from aisp.forms.schemas import untitled
 from aisp.forms.templates import Messages, encode, traits_of
 from aisp.forms.tools import Tool, name_of, read_choice
 from aisp.forms.unfinished import settled_answer
-from aisp.records import Candidate, Limits, Rollout
-from aisp.search.loop import Request, settled_text
-from aisp.settings import SearchSettings
+from aisp.records import Candidate, Rollout
+from aisp.search.request import Request
+from aisp.settled import settled
 
-_TAIL = 8  # prompt tokens that a `<think>` and what follows it take
 _ASK_FOR_JSON = "Answer with one JSON object that follows this JSON schema, and with nothing else:\n{schema}"
 
 
@@ -107,47 +104,6 @@ class Form:
             return None
         return forced_grammar(self.tools, traits_of(loaded).style, parallel=self.parallel)
 
-    def request(
-        self,
-        loaded: Any,
-        messages: Messages,
-        search: SearchSettings,
-        *,
-        template: Mapping[str, Any] | None = None,
-        stop: Sequence[str] | None = None,
-        cancel: threading.Event | None = None,
-        reference: Any = None,
-    ) -> Request:
-        """Return what the aligner is asked for: messages as tokens, and what decoding is held to.
-
-        Args:
-            loaded: A loaded model.
-            messages: OpenAI-style.
-            search: Its limits and seed are the request's; the clock of its timeout starts now.
-            template: Variables of the chat template.
-            stop: Strings that end a response, in place of the search's.
-            cancel: Ends the search once it is set.
-            reference: What rewards are given as `reference`.
-
-        Raises:
-            PromptError: The template can't hold the messages.
-            ConfigurationError: Tools and a format that can't be had together, a schema that can't be compiled, or one
-                whose shortest answer has more tokens than an answer may have.
-        """
-        grammar, explored, limits = self.grammar(loaded), self.explored(loaded), search.make_limits(stop, cancel)
-        _check(loaded, (grammar, explored), limits)
-        prompt_tokens = self.encode(loaded, messages, template or {})
-        return Request(
-            messages=messages,
-            prompt_tokens=prompt_tokens,
-            limits=limits,
-            seed=search.seed,
-            reference=reference,
-            grammar=grammar,
-            reasoning=str(loaded.tokenizer.decode(prompt_tokens[-_TAIL:])).rstrip().endswith("<think>"),
-            explored=explored,
-        )
-
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
         """Return what rewards and the caller see of a response."""
         reasoning, text = split_reasoning(rollout.text)
@@ -169,7 +125,7 @@ class Form:
         """Return the beginning of the user's text that stays, of a response that isn't complete."""
         if self.callable_tools and self.choice != "auto":
             return ""  # all of it is a call
-        text = settled_text(request, rollout)
+        text = settled(rollout.text, request.limits.stop)
         return settled_answer(text, reasoning=request.reasoning, calls=bool(self.callable_tools))
 
     def _structure(self, text: str) -> Any:
@@ -247,15 +203,6 @@ def _grammar_of(response: ResponseFormat) -> str:
     if response.kind == "json":
         return json_grammar(response.source)
     return regex_grammar(response.source) if response.kind == "regex" else str(response.source)
-
-
-def _check(loaded: Any, grammars: Sequence[str | None], limits: Limits) -> None:
-    """Raise what is wrong with the grammars before the model is run; the engine finds them compiled."""
-    from aisp.engines.grammar import compile_grammar
-
-    for source in grammars:
-        if source is not None:
-            compile_grammar(loaded.tokenizer, source, loaded.eos_token_ids).check_room(limits.max_tokens)
 
 
 def _with_system(messages: Sequence[dict[str, Any]], text: str) -> Messages:

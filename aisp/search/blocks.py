@@ -1,7 +1,7 @@
 """A response written block by block: what is committed stays, and a search of its own goes on behind it.
 
-    proposals --placed--> behind the committed tokens, pausing at the block's end
-    rollouts  --own-----> without them, so that a strategy sees a block as it would a whole response
+    proposals --to_response--> behind the committed tokens, pausing at the block's end
+    rollouts  --to_block--> without them, so that a strategy sees a block as it would a whole response
 
 A whole-response search is the case of one block without an end.
 """
@@ -42,15 +42,15 @@ class Block:
         """The response position of its first token."""
         return 0 if self.committed is None else len(self.committed.tokens)
 
-    def placed(self, proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
+    def to_response(self, proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
         """Put proposals, whose positions count from the block's start, behind what is committed."""
-        return tuple(proposals) if self.length is None else tuple(map(self._placed, proposals))
+        return tuple(proposals) if self.length is None else tuple(map(self._to_response, proposals))
 
-    def own(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    def to_block(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Return rollouts without their committed tokens."""
         return [_behind(rollout, self.start) for rollout in rollouts] if self.start else list(rollouts)
 
-    def _placed(self, proposal: Proposal) -> Proposal:
+    def _to_response(self, proposal: Proposal) -> Proposal:
         start, length = self.start, self.length or 0
         kept = proposal.kept if self.committed is None else self.committed.tokens.followed_by(proposal.kept)
         shift = proposal.shift

@@ -1,125 +1,60 @@
 """The one loop: propose, roll out, score, update. It serves one request and keeps the best response so far.
 
-Everything that searches (invoke, stream, the command line, the benchmark) consumes `Aligner.rounds`. With
-`commit_tokens` the same loop runs once a block: what it found is committed, and the next one goes on from there.
+Everything that searches consumes `Search.events`, through `aisp.service.Run`. With `commit_tokens` the same loop runs
+once a block: what it found is committed, and the next one goes on from there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aisp.bench.rivals import Best, Selection, choose
 from aisp.engines.base import Engine, Progress
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
 from aisp.noise import fresh_seed, root_seed, row_seed
-from aisp.records import Candidate, Limits, Message, Prefix, Proposal, Rollout, Score
+from aisp.records import CAPABILITIES, Candidate, Prefix, Proposal, Rollout, Score
 from aisp.search.blocks import Block, next_block
+from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
 from aisp.search.plan import Plan
-from aisp.search.state import Search, why_nothing_is_left
-from aisp.search.trace import Alignment, Response, Round, StoppedBy, best_of
-from aisp.settled import settled
+from aisp.search.request import Request
+from aisp.search.state import SearchState
+from aisp.search.stopping import Stops, check_commits, explain_nothing_left
+from aisp.search.trace import Alignment, Cost, Response, Round, StoppedBy
 from aisp.strategies.base import Info, SearchContext, Strategy
 
 if TYPE_CHECKING:
     from aisp.rewards.base import Reward
 
-Parse = Callable[["Request", Rollout], Candidate]
-Settle = Callable[["Request", Rollout], str]
+Parse = Callable[[Request, Rollout], Candidate]
+Settle = Callable[[Request, Rollout], str]
 
-# The round that a selection rule's draw is seeded as: none that a search gets to.
+# The round that the final choice is seeded as; no round of a search has this number.
 _AFTER_ALL = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is asked of the aligner.
-
-    Args:
-        messages: The prompt's messages, OpenAI-style, as rewards see them.
-        prompt_tokens: The same as the model sees them.
-        limits: When a response ends; the deadline and the cancel event end the whole search.
-        seed: Equal seeds give equal answers; None draws a fresh one, which the alignment names.
-        reference: What rewards are given as `reference_outputs`.
-        grammar: What every response is held to; see `aisp.records.Proposal`.
-        explored: A grammar within it that every second response of the first round is held to, so that the reward sees
-            what the model by itself would hardly write; None for none.
-        reasoning: Whether the prompt ends within the model's reasoning, so that a response begins with it.
-    """
-
-    messages: Sequence[Message]
-    prompt_tokens: Sequence[int]
-    limits: Limits
-    seed: int | None = None
-    reference: Any = None
-    grammar: str | None = None
-    reasoning: bool = False
-    explored: str | None = None
-
-    def held(self, proposals: Sequence[Proposal], *, first: bool) -> tuple[Proposal, ...]:
-        """Return a round's proposals, each with the grammar that it is held to."""
-        every_second = self.explored if first and self.explored is not None else self.grammar
-        both = (self.grammar, every_second)
-        return tuple(replace(proposal, grammar=both[row % 2]) for row, proposal in enumerate(proposals))
-
-
-def text_candidate(request: Request, rollout: Rollout) -> Candidate:
-    """Return the candidate whose text is what the model wrote, its reasoning apart."""
-    from aisp.forms.parsing import split_reasoning
-
-    reasoning, text = split_reasoning(rollout.text)
-    return Candidate(messages=request.messages, text=text, reasoning=reasoning, reference=request.reference)
-
-
-def settled_text(request: Request, rollout: Rollout) -> str:
-    """Return what stays of an unfinished response's text."""
-    return settled(rollout.text, request.limits.stop)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stops:
-    """When a search ends before its budget does.
-
-    Args:
-        target_reward: As soon as the best reward is at least this. Of a block, where blocks are committed.
-        patience: After this many rounds in a row without a better response; likewise.
-        on_timeout: At the deadline, return the best so far, or raise.
-    """
-
-    target_reward: float | None = None
-    patience: int | None = None
-    on_timeout: Literal["best", "raise"] = "best"
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise ConfigurationError(
-                f"patience is {self.patience}; expected an integer >= 1, or None to spend the budget"
-            )
-
-
 class Aligner:
-    """Searches for the response that a reward likes best.
+    """What a search is made of. It serves any number of requests, also at once.
 
     Args:
         engine: Draws responses.
         strategy: Proposes them.
         reward: Scores them; None takes the first.
         plan: How many, in rounds of how many.
-        stops: When to end before that.
         parse: Makes a candidate of a rollout.
-        selection: Which response is returned; None for the best.
+        settle: Says what stays of an unfinished response's text, to be handed out as committed.
+        stops: When to end before that.
         kl_budget: A response along which the steering moved the model by more nats than this counts as vetoed; None
             for no limit. What choosing among responses adds is not counted.
         commit_tokens: Search block after block of this many tokens (`aisp.search.blocks`), each settled once it is
             chosen; None searches whole responses.
-        settle: Says what stays of an unfinished response's text, for the rounds to hand out as committed.
 
     Raises:
-        ConfigurationError: A budget above 1 without a reward, or blocks for a reward that can't score them.
+        ConfigurationError: A budget above 1 without a reward, blocks for a reward that can't score them, or a strategy
+            that needs what the engine does not offer.
     """
 
     def __init__(
@@ -129,49 +64,59 @@ class Aligner:
         reward: Reward | None,
         plan: Plan,
         *,
+        parse: Parse,
+        settle: Settle,
         stops: Stops | None = None,
-        parse: Parse = text_candidate,
-        selection: Selection | None = None,
         kl_budget: float | None = None,
         commit_tokens: int | None = None,
-        settle: Settle = settled_text,
     ) -> None:
-        if reward is None and plan.budget > 1:
-            raise ConfigurationError(
-                f"budget is {plan.budget} but there are no rewards to choose by; "
-                "give rewards, or budget=1 for a plain answer"
-            )
+        check_budget(plan, reward)
         check_commits(commit_tokens, reward)
+        check_needs(strategy, engine)
         self.engine = engine
         self.strategy = strategy
         self.reward = reward
         self.plan = plan
         self.stops = stops or Stops()
         self.parse = parse
-        self.selection = selection or Best()
+        self.settle = settle
         self.kl_budget = kl_budget
         self.commit_tokens = commit_tokens
-        self.settle = settle
 
     @property
     def name(self) -> str:
-        """What the trace calls the search: strategy, selection rule where it isn't the best response, and blocks."""
-        rule = [] if isinstance(self.selection, Best) else [self.selection.name]
-        blocks = [] if self.commit_tokens is None else [f"blocks of {self.commit_tokens}"]
-        return ", ".join([self.strategy.name, *rule, *blocks])
+        """What the trace calls the search: the strategy, and blocks where they are committed."""
+        blocks = "" if self.commit_tokens is None else f", blocks of {self.commit_tokens}"
+        return self.strategy.name + blocks
 
-    def align(self, request: Request, progress: Progress | None = None) -> Alignment:
-        """Run the search to its end. See `rounds` for what it raises."""
-        search = self.rounds(request, progress)
-        while True:
-            try:
-                next(search)
-            except StopIteration as stop:
-                alignment: Alignment = stop.value
-                return alignment
+    def search(self, request: Request, progress: Progress | None = None) -> Search:
+        """Return a search for a request; nothing is drawn before its events are asked for."""
+        return Search(self, request, progress)
 
-    def rounds(self, request: Request, progress: Progress | None = None) -> Generator[Round, None, Alignment]:
-        """Search, yielding each round as it ends and returning the alignment.
+
+class Search:
+    """One request's search.
+
+    Args:
+        aligner: What it is made of.
+        request: What is asked for.
+        progress: Called between decode steps with the number of new tokens.
+    """
+
+    def __init__(self, aligner: Aligner, request: Request, progress: Progress | None = None) -> None:
+        self._with = aligner
+        self._request = request
+        self._progress = progress
+        self._scorer = None if aligner.reward is None else aligner.reward.session()
+        self._strategy_state: Any = None
+        self._state = SearchState(
+            started=time.monotonic(),
+            seed=fresh_seed() if request.seed is None else request.seed,
+            block=self._next_block(None, None),
+        )
+
+    def events(self) -> Iterator[Event | SearchEnded]:
+        """Search, yielding what happens; the last event holds the alignment.
 
         Raises:
             RewardError: The reward failed (and was not told to exclude what it can't score).
@@ -179,201 +124,222 @@ class Aligner:
             DeadlineExceededError: The deadline passed, with `on_timeout="raise"`.
             EngineError: Decoding failed, or was cancelled before the first response was complete.
         """
-        search = Search(
-            started=time.monotonic(),
-            seed=fresh_seed() if request.seed is None else request.seed,
-            block=self._next_block(request, None),
-        )
-        scorer = None if self.reward is None else self.reward.session()
-        prefix = self.engine.prefill(request.prompt_tokens)
+        state, prefix = self._state, self._with.engine.prefill(self._request.prompt_tokens)
         while True:
-            stopped_by = yield from self._block_rounds(search, request, prefix, scorer, progress)
-            chosen = search.chosen or self._selected(search, request)
+            self._strategy_state = self._with.strategy.init(self._context())
+            chosen, stopped_by = None, self._stopped_by()
+            while stopped_by is None:
+                round_ = self._round(prefix)
+                stopped_by = self._stopped_by()
+                if stopped_by is not None:
+                    chosen = self._choose()
+                if round_ is not None:
+                    yield from self._record(round_, chosen)
             if chosen is None or not chosen.rollout.paused or stopped_by in ("deadline", "cancelled"):
-                return self._finish(search, request, stopped_by, chosen)
-            search.go_on(self._next_block(request, search, chosen.rollout), chosen)
+                break
+            state.commit(self._next_block(state.block, chosen.rollout), chosen)
+        alignment = self._finish(chosen, stopped_by)
+        rest = alignment.text[len(state.text) :]
+        if rest:
+            yield TextCommitted(rest, last=True)
+        yield SearchEnded(alignment)
 
-    def _block_rounds(
-        self, search: Search, request: Request, prefix: Prefix, scorer: Reward | None, progress: Progress | None
-    ) -> Generator[Round, None, StoppedBy]:
-        """Search for one block (the whole response, where none are committed)."""
-        block = search.block
-        state = self.strategy.init(
-            SearchContext(
-                root_seed=root_seed(search.seed, request.prompt_tokens),
-                budget=block.budget,
-                num_samples=min(self.plan.num_samples, block.budget),
-                max_tokens=min(block.length or request.limits.max_tokens, request.limits.max_tokens - block.start),
-                partial=self.reward is None or self.reward.partial,
-            )
+    def _context(self) -> SearchContext:
+        """Return what the strategy is told of the block."""
+        request, block, given = self._request, self._state.block, self._with
+        whole = request.limits.max_tokens
+        length = min(block.length or whole, whole)
+        return SearchContext(
+            root_seed=self._root_seed,
+            budget=block.budget,
+            num_samples=min(given.plan.num_samples, block.budget),
+            max_tokens=min(length, whole - block.start),
+            partial=given.reward is None or given.reward.partial,
+            block_share=length / whole,
+            kl_budget=given.kl_budget,
+            commits=given.commit_tokens is not None,
         )
-        while (stopped_by := self._stopped_by(search, request)) is None:
-            started = time.monotonic()
-            proposals = self.strategy.propose(state, min(self.plan.num_samples, search.left))
-            placed = block.placed(proposals)
-            if request.grammar is not None:
-                placed = request.held(placed, first=search.spent == 0)
-            rollouts = self.engine.rollout(prefix, placed, request.limits, progress)
-            complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
-            if len(complete) == len(rollouts):
-                responses = self._scored(request, scorer, rollouts, complete, search)
-                scores = [response.score for response in responses]
-                state, info = self.strategy.update(state, proposals, block.own(rollouts), scores)
-            else:  # the time ran out: what is complete may still be the best, the rest is not scored
-                rows = complete or ([] if search.best or self._cancelled(request) else list(range(len(rollouts))))
-                responses, info = self._scored(request, scorer, rollouts, rows, search), Info()
-            search.spent += len(rollouts)
-            search.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
-            if responses:
-                yield self._record(search, request, responses, info, time.monotonic() - started)
-        return stopped_by
 
-    def _next_block(self, request: Request, search: Search | None, committed: Rollout | None = None) -> Block:
-        spent, last = (0, None) if search is None else (search.spent, search.block)
-        return next_block(self.plan, spent, self.commit_tokens, request.limits.max_tokens, last, committed)
+    @property
+    def _root_seed(self) -> int:
+        return root_seed(self._state.seed, self._request.prompt_tokens)
 
-    def _scored(
-        self,
-        request: Request,
-        scorer: Reward | None,
-        rollouts: Sequence[Rollout],
-        rows: Sequence[int],
-        search: Search,
-    ) -> list[Response]:
-        candidates = [self.parse(request, rollouts[row]) for row in rows]
-        scores = [Score(value=0.0)] * len(rows) if scorer is None else scorer.score(candidates)
+    def _next_block(self, last: Block | None, committed: Rollout | None) -> Block:
+        spent, limits = (0 if last is None else self._state.spent), self._request.limits
+        return next_block(self._with.plan, spent, self._with.commit_tokens, limits.max_tokens, last, committed)
+
+    def _round(self, prefix: Prefix) -> Round | None:
+        """Draw and score a round; None where the time ran out and nothing of it is of use."""
+        state, strategy, started = self._state, self._with.strategy, time.monotonic()
+        proposals = strategy.propose(self._strategy_state, min(self._with.plan.num_samples, state.left))
+        drawn = self._request.with_grammar(state.block.to_response(proposals), first=state.spent == 0)
+        rollouts = self._with.engine.rollout(prefix, drawn, self._request.limits, self._progress)
+        complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
+        if len(complete) == len(rollouts):
+            responses = self._score(proposals, rollouts, complete)
+            scores = [response.score for response in responses]
+            self._strategy_state, info = strategy.update(
+                self._strategy_state, proposals, state.block.to_block(rollouts), scores
+            )
+        else:  # the time ran out: what is complete may still be the best, the rest is not scored
+            state.cut_by = "cancelled" if self._cancelled else "deadline"
+            nothing_else = state.best is None and not self._cancelled
+            rows = complete or (list(range(len(rollouts))) if nothing_else else [])
+            responses, info = self._score(proposals, rollouts, rows), Info()
+        state.spent += len(rollouts)
+        state.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
+        if not responses:
+            return None
+        state.keep_best(responses, blocks=self._with.commit_tokens is not None)
+        return Round(
+            index=len(state.rounds),
+            responses=tuple(responses),
+            best=state.best,
+            ess=info.ess,
+            reward_temperature=info.reward_temperature,
+            seconds=time.monotonic() - started,
+            block=state.block.index,
+            start=state.block.start,
+        )
+
+    def _score(self, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], rows: Sequence[int]) -> list[Response]:
+        candidates = [self._with.parse(self._request, rollouts[row]) for row in rows]
+        scores = [Score(value=0.0)] * len(rows) if self._scorer is None else self._scorer.score(candidates)
         return [
             Response(
                 candidate=candidate,
-                score=self._extending(
-                    self._within_budget(score, rollouts[row]), candidate, request, rollouts[row], search
-                ),
+                score=self._veto(score, candidate, rollouts[row]),
                 rollout=rollouts[row],
-                round_index=len(search.rounds),
+                proposal=proposals[row],
+                round_index=len(self._state.rounds),
                 row=row,
             )
             for candidate, score, row in zip(candidates, scores, rows, strict=True)
         ]
 
-    def _within_budget(self, score: Score, rollout: Rollout) -> Score:
-        """Veto what was steered too far."""
-        nats = float(rollout.tokens.kl_to_base.sum())
-        if self.kl_budget is None or nats <= self.kl_budget:
+    def _veto(self, score: Score, candidate: Candidate, rollout: Rollout) -> Score:
+        """Veto responses that were steered too far, and those that contradict text that was handed out."""
+        nats, limit = float(rollout.tokens.kl_to_base.sum()), self._with.kl_budget
+        if limit is not None and nats > limit:
+            comment = f"steered by {nats:.1f} nats, over the kl_budget of {limit:g}"
+            comment = comment if score.comment is None else f"{score.comment}; {comment}"
+            score = replace(score, vetoed=True, comment=comment)
+        shown = self._state.text
+        text = self._with.settle(self._request, rollout) if rollout.paused else candidate.text
+        # A text that turns out to be a tool call, for example.
+        if text.startswith(shown) or (rollout.paused and shown.startswith(text)):
             return score
-        comment = f"steered by {nats:.1f} nats, over the kl_budget of {self.kl_budget:g}"
-        return replace(score, vetoed=True, comment=comment if score.comment is None else f"{score.comment}; {comment}")
+        return replace(score, vetoed=True, comment="takes back text that was committed")
 
-    def _extending(
-        self, score: Score, candidate: Candidate, request: Request, rollout: Rollout, search: Search
-    ) -> Score:
-        """Veto what takes back text that was handed out, as a tool call may that no one could see coming."""
-        if rollout.paused:
-            text = self.settle(request, rollout)
-            extends = text.startswith(search.text) or search.text.startswith(text)
-        else:
-            extends = candidate.text.startswith(search.text)
-        return score if extends else replace(score, vetoed=True, comment="takes back text that was committed")
+    def _record(self, round_: Round, chosen: Response | None) -> Iterator[Event]:
+        """Put a round into the trace, with the text that is settled by it where it was its block's last."""
+        state = self._state
+        if chosen is not None and self._with.commit_tokens is not None:
+            text = self._with.settle(self._request, chosen.rollout) if chosen.rollout.paused else chosen.text
+            round_ = replace(round_, committed=text[len(state.text) :])
+            state.text += round_.committed
+        state.rounds.append(round_)
+        yield from map(ResponseScored, round_.responses)
+        yield SearchStep(round_)
+        if round_.committed:
+            yield TextCommitted(round_.committed)
 
-    def _record(
-        self, search: Search, request: Request, responses: Sequence[Response], info: Info, seconds: float
-    ) -> Round:
-        before, blocks = search.best, self.commit_tokens is not None
-        search.best = best_of(responses, before, paused=blocks)
-        # Where a strategy writes blocks of its own, they are no try.
-        if blocks or not all(response.rollout.paused for response in responses):
-            search.stale = search.stale + 1 if search.best is before else 0
-        round_ = Round(
-            index=len(search.rounds),
-            responses=tuple(responses),
-            best=search.best,
-            ess=info.ess,
-            reward_temperature=info.reward_temperature,
-            seconds=seconds,
-            block=search.block.index,
-            start=search.block.start,
-        )
-        search.rounds.append(round_)
-        if blocks and self._stopped_by(search, request) is not None:
-            search.rounds[-1] = round_ = replace(round_, committed=self._commit(search, request))
-        return round_
+    @property
+    def _cancelled(self) -> bool:
+        cancel = self._request.limits.cancel
+        return cancel is not None and cancel.is_set()
 
-    def _commit(self, search: Search, request: Request) -> str:
-        """Choose the block's response, and return how much longer the settled text is by it."""
-        search.chosen = chosen = self._selected(search, request)
-        if chosen is None:
-            return ""
-        text = self.settle(request, chosen.rollout) if chosen.rollout.paused else chosen.text
-        new = text[len(search.text) :]
-        search.text += new
-        return new
-
-    def _cancelled(self, request: Request) -> bool:
-        return request.limits.cancel is not None and request.limits.cancel.is_set()
-
-    def _stopped_by(self, search: Search, request: Request) -> StoppedBy | None:
-        if self._cancelled(request):
+    def _stopped_by(self) -> StoppedBy | None:
+        state, stops, deadline = self._state, self._with.stops, self._request.limits.deadline
+        if self._cancelled:
             return "cancelled"
-        best, stops = search.best, self.stops
-        if best is not None and stops.target_reward is not None and best.reward >= stops.target_reward:
+        if state.best is not None and stops.target_reward is not None and state.best.reward >= stops.target_reward:
             return "target_reward"
-        if search.left <= 0:
+        if state.cut_by is not None:
+            return state.cut_by
+        if state.left <= 0:
             return "budget"
-        if request.limits.deadline is not None and search.spent and time.monotonic() >= request.limits.deadline:
+        if deadline is not None and state.spent and time.monotonic() >= deadline:
             return "deadline"
-        if stops.patience is not None and search.stale >= stops.patience:
+        if stops.patience is not None and state.stale >= stops.patience:
             return "patience"
         return None
 
-    def _selected(self, search: Search, request: Request) -> Response | None:
-        """Return what the rule takes of all usable responses."""
-        if search.best is None or isinstance(self.selection, Best):
-            return search.best
-        blocks = self.commit_tokens is not None
-        usable = [r for round_ in search.own_rounds for r in round_.usable if blocks or not r.rollout.paused]
-        root = root_seed(search.seed, request.prompt_tokens)
-        rng = np.random.default_rng(row_seed(root, _AFTER_ALL, search.block.index))
-        return usable[choose(self.selection, np.array([response.reward for response in usable]), rng)]
+    def _choose(self) -> Response | None:
+        """Return the block's response: the best, unless the strategy has a rule of its own."""
+        state, choose = self._state, getattr(self._with.strategy, "choose", None)
+        if state.best is None or choose is None:
+            return state.best
+        blocks = self._with.commit_tokens is not None
+        usable = [r for round_ in state.own_rounds for r in round_.usable if blocks or not r.rollout.paused]
+        rng = np.random.default_rng(row_seed(self._root_seed, _AFTER_ALL, state.block.index))
+        rewards = np.array([response.reward for response in usable])
+        return usable[int(choose(self._strategy_state, rewards, rng))]
 
-    def _finish(self, search: Search, request: Request, stopped_by: StoppedBy, chosen: Response | None) -> Alignment:
-        if self.commit_tokens is not None and chosen is not None and chosen.rollout.finish_reason in ("stop", "length"):
+    def _finish(self, chosen: Response | None, stopped_by: StoppedBy) -> Alignment:
+        state, given = self._state, self._with
+        if (
+            given.commit_tokens is not None
+            and chosen is not None
+            and chosen.rollout.finish_reason in ("stop", "length")
+        ):
             stopped_by = "complete"
-        if stopped_by == "deadline" and self.stops.on_timeout == "raise":
+        if stopped_by == "deadline" and given.stops.on_timeout == "raise":
             raise DeadlineExceededError(
-                f"the deadline passed after {search.spent} of {self.plan.budget} responses; "
+                f"the deadline passed after {state.spent} of {given.plan.budget} responses; "
                 'give more time, a smaller budget, or on_timeout="best" to take the best so far'
             )
-        best = chosen or search.best_unfinished(stopped_by)
+        best = chosen or state.best_unfinished(stopped_by)
         if best is None:
             if stopped_by == "cancelled":
                 raise EngineError("cancelled before the first response was complete")
-            raise AllCandidatesExcludedError(why_nothing_is_left(search.own_rounds))
+            raise AllCandidatesExcludedError(explain_nothing_left(state.own_rounds))
         if best.rollout.paused:  # there is nobody left who would go on with it
             best = replace(best, rollout=replace(best.rollout, finish_reason="cancelled"))
         return Alignment(
             best=best,
-            rounds=tuple(search.rounds),
+            rounds=tuple(state.rounds),
             stopped_by=stopped_by,
-            cost=search.cost(self.plan.budget, len(request.prompt_tokens)),
-            strategy=self.name,
-            seed=search.seed,
-            budget=self.plan.budget,
-            reward=None if self.reward is None else self.reward.name,
+            cost=self._cost(),
+            strategy=given.name,
+            seed=state.seed,
+            budget=given.plan.budget,
+            reward=None if given.reward is None else given.reward.name,
+        )
+
+    def _cost(self) -> Cost:
+        """Return what was spent. Of a budget of 1, one response is one, however many blocks it is written in."""
+        state = self._state
+        return Cost(
+            responses=min(self._with.plan.budget, sum(len(round_.responses) for round_ in state.rounds)),
+            forward_tokens=state.forward_tokens,
+            prompt_tokens=len(self._request.prompt_tokens),
+            seconds=time.monotonic() - state.started,
         )
 
 
-def check_commits(commit_tokens: int | None, reward: Reward | None) -> None:
-    """Raise unless a response may be committed block by block.
+def check_budget(plan: Plan, reward: Reward | None) -> None:
+    """Refuse to draw several responses where nothing chooses among them.
 
     Raises:
-        ConfigurationError: Blocks of no tokens, or a reward that does not say that it can score what isn't complete.
+        ConfigurationError: A budget above 1 without a reward.
     """
-    if commit_tokens is None:
-        return
-    if commit_tokens < 1:
-        raise ConfigurationError(f"commit_tokens is {commit_tokens}; expected an integer >= 1")
-    if reward is not None and not reward.partial:
+    if reward is None and plan.budget > 1:
         raise ConfigurationError(
-            f"commit_tokens chooses blocks by the reward of unfinished text, and the reward {reward.name!r} does not "
-            "say that it can score that; give it partial=True if it can (every part of a sum must), or leave "
-            "commit_tokens out"
+            f"budget is {plan.budget} but there are no rewards to choose by; "
+            "give rewards, or budget=1 for a plain answer"
+        )
+
+
+def check_needs(strategy: Strategy[Any], engine: Engine) -> None:
+    """Refuse a strategy that needs what an engine does not offer.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    missing = sorted(getattr(strategy, "needs", frozenset()) - getattr(engine, "offers", CAPABILITIES))
+    if missing:
+        raise ConfigurationError(
+            f"the strategy {strategy.name} needs {', '.join(missing)}, which {type(engine).__name__} does not offer; "
+            'use strategy="best_of_n", or an engine that runs the model in this process'
         )

@@ -1,17 +1,17 @@
-"""What the loop knows so far: of the whole search, and of the block of the response that it is at."""
+"""What a search knows so far: of the whole response, and of the block of it that is searched for now."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from aisp.search.blocks import Block
-from aisp.search.trace import Cost, Response, Round, StoppedBy
+from aisp.search.trace import Response, Round, StoppedBy, best_of
 
 
 @dataclass(slots=True, kw_only=True)
-class Search:
+class SearchState:
     """A search in the making.
 
     Args:
@@ -20,11 +20,12 @@ class Search:
         block: What is searched for now.
         rounds: All so far.
         spent: Responses drawn.
+        forward_tokens: Response tokens that the model's body was run over.
         committed: What the blocks before this one wrote; None at the start.
         text: What was handed out of it.
         best: Of this block.
-        chosen: What this block ends with, once that is known.
         stale: Rounds in a row without a better response.
+        cut_by: What ended responses before they were complete; None as long as nothing did.
         spent_before: Responses that the blocks before this one drew.
         rounds_before: Their rounds.
     """
@@ -38,8 +39,8 @@ class Search:
     committed: Response | None = None
     text: str = ""
     best: Response | None = None
-    chosen: Response | None = None
     stale: int = 0
+    cut_by: Literal["deadline", "cancelled"] | None = None
     spent_before: int = 0
     rounds_before: int = 0
 
@@ -54,10 +55,23 @@ class Search:
         allowed = self.block.budget + (self.block.reserve if self.best is None else 0)
         return allowed - (self.spent - self.spent_before)
 
-    def go_on(self, block: Block, committed: Response) -> None:
-        """Commit a response, and turn to the next block."""
+    def keep_best(self, responses: Sequence[Response], *, blocks: bool) -> None:
+        """Compare a round's responses with the best so far.
+
+        Args:
+            responses: The round's.
+            blocks: Whether blocks are committed, so that an unfinished response may be the best.
+        """
+        before = self.best
+        self.best = best_of(responses, before, paused=blocks)
+        # Unfinished blocks of a strategy's own are no try, and don't count towards `patience`.
+        if blocks or not all(response.rollout.paused for response in responses):
+            self.stale = self.stale + 1 if self.best is before else 0
+
+    def commit(self, block: Block, committed: Response) -> None:
+        """Settle a response, and turn to the next block."""
         self.block, self.committed = block, committed
-        self.best, self.chosen, self.stale = None, None, 0
+        self.best, self.stale = None, 0
         self.spent_before, self.rounds_before = self.spent, len(self.rounds)
 
     def best_unfinished(self, stopped_by: StoppedBy) -> Response | None:
@@ -65,24 +79,3 @@ class Search:
         usable = (response for round_ in self.own_rounds for response in round_.usable)
         best = max(usable, key=lambda response: response.reward, default=None) if stopped_by == "deadline" else None
         return best or (self.committed if stopped_by in ("deadline", "cancelled") else None)
-
-    def cost(self, budget: int, prompt_tokens: int) -> Cost:
-        """Return what was spent. Of a budget of 1, one response is one, however many blocks it is written in."""
-        return Cost(
-            responses=min(budget, sum(len(round_.responses) for round_ in self.rounds)),
-            forward_tokens=self.forward_tokens,
-            prompt_tokens=prompt_tokens,
-            seconds=time.monotonic() - self.started,
-        )
-
-
-def why_nothing_is_left(rounds: Sequence[Round]) -> str:
-    """Return what a caller is told where no response can be returned."""
-    responses = [response for round_ in rounds for response in round_.responses]
-    vetoed = sum(response.score.vetoed for response in responses)
-    errors = [response.score.error for response in responses if response.score.error is not None]
-    first = f"; the first error: {errors[0]}" if errors else ""
-    return (
-        f"none of {len(responses)} responses can be returned: {vetoed} vetoed, {len(errors)} not scorable{first}. "
-        "Loosen the veto, mend the reward, or raise the budget"
-    )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aisp.records import Candidate, Rollout, Score
+from aisp.plot import plot_alignments
+from aisp.records import Candidate, Proposal, Rollout, Score
+from aisp.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,11 +24,21 @@ StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patienc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One response with its score, and where in the search it was drawn."""
+    """One response with its score, what it was drawn from, and where in the search.
+
+    Args:
+        candidate: As the reward saw it.
+        score: What the reward said.
+        rollout: As the engine wrote it.
+        proposal: As the strategy proposed it; None where that is not known.
+        round_index: Of the round that drew it.
+        row: Its place in the round.
+    """
 
     candidate: Candidate
     score: Score
     rollout: Rollout
+    proposal: Proposal | None = None
     round_index: int
     row: int
 
@@ -183,8 +195,6 @@ class Alignment:
 
     def summary(self) -> dict[str, Any]:
         """Return what a message carries in `response_metadata["aisp"]`: JSON, without the candidates' texts."""
-        from aisp import __version__
-
         return {
             "version": __version__,
             "strategy": self.strategy,
@@ -224,8 +234,6 @@ class Alignment:
         Args:
             path: Where to save the picture, by its suffix; None saves nothing.
         """
-        from aisp.plot import plot_alignments
-
         return plot_alignments({self.strategy: self}, path)
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from aisp import api
+from aisp import models
 from aisp.cli.app import app
 from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile, read_prompts, result_key
@@ -16,7 +16,7 @@ from aisp.jsonl import ResultFile, read_prompts, result_key
 @pytest.fixture
 def invoke(tiny, monkeypatch):
     """Run the command line with the tiny model in place of any that is named."""
-    monkeypatch.setattr(api, "load", lambda name: tiny)
+    monkeypatch.setattr(models, "load", lambda name, **placed: tiny)
 
     def run(*arguments):
         return CliRunner().invoke(

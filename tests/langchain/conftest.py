@@ -12,9 +12,10 @@ from tests.langchain.fakes import FakeEngine
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+def engine(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine of every model for the length of a test."""
     fake = FakeEngine()
+    fake.codec = tiny.codec
     monkeypatch.setattr("aisp.engines.engine_for", lambda loaded: fake)
     return fake
 

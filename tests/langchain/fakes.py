@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aisp.records import TOKEN_FIGURES, Limits, Prefix, Proposal, Rollout, Tokens
+from aisp.records import CAPABILITIES, TOKEN_FIGURES, Limits, Prefix, Proposal, Rollout, Tokens
 
 WORDS = ("ash", "birch", "cedar", "elm", "fir", "gum", "hazel", "ivy")
 
@@ -17,6 +17,8 @@ class FakeEngine:
     """Answers with a text that depends on the proposal's seed; a rollout takes `seconds`, unless it is cancelled."""
 
     context_length = None
+    offers = CAPABILITIES
+    codec = None
 
     def __init__(self, texts: Sequence[str] = WORDS, seconds: float = 0.0) -> None:
         self.texts = texts

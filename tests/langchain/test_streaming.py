@@ -180,7 +180,7 @@ class Steps:
 @pytest.fixture
 def tiny_endless(tiny):
     """The tiny model, whose responses never end by themselves."""
-    return replace(tiny, eos_token_ids=())
+    return replace(tiny, codec=replace(tiny.codec, eos_token_ids=()))
 
 
 def endless(tiny: Any, **settings: Any) -> AISPChatModel:

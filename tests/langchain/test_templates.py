@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from aisp.engines.grammar import compile_grammar
 from aisp.errors import PromptError
+from aisp.forms import make_form
 from aisp.forms.grammars import forced_grammar, free_grammar
 from aisp.forms.parsing import parse_calls
 from aisp.forms.templates import encode, traits_of
@@ -17,7 +18,6 @@ from aisp.forms.tools import CallFormat
 from aisp.models import load
 from aisp.testing import tiny_model, tiny_tokenizer
 from aisp_langchain.messages import to_openai
-from aisp_langchain.settings import read_form
 from aisp_langchain.tools import read_tools
 from tests.langchain.templates import NATIVE, TEMPLATES
 
@@ -179,7 +179,7 @@ def in_grammar(loaded, source: str, text: str) -> bool:
 
 def test_a_hidden_tool_is_not_told_of(templated):
     _, loaded = templated
-    form = read_form({"tools": [look], "tool_choice": "none"})
+    form = make_form(read_tools([look]), tool_choice="none")
     assert "look" not in loaded.tokenizer.decode(form.encode(loaded, to_openai([HumanMessage("Hi")]), {}))
     assert form.grammar(loaded) is None
 

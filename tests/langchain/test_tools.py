@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from aisp.errors import ConfigurationError
-from aisp.forms import read_choice, read_format
+from aisp.forms import make_form, read_choice, read_format
 from aisp.forms.schemas import closed, untitled
 from aisp_langchain import AISPChatModel
-from aisp_langchain.settings import read_form
 from aisp_langchain.tools import read_tools
 
 
@@ -381,6 +380,6 @@ class TestStructured:
 
 
 def test_forms_choose_how_many_calls():
-    assert read_form({"tools": [look]}).parallel
-    assert not read_form({"tools": [look], "tool_choice": "any"}).parallel
-    assert read_form({"tools": [look], "tool_choice": "any", "parallel_tool_calls": True}).parallel
+    assert make_form(read_tools([look])).parallel
+    assert not make_form(read_tools([look]), tool_choice="any").parallel
+    assert make_form(read_tools([look]), tool_choice="any", parallel_tool_calls=True).parallel

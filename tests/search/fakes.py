@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from aisp.records import TOKEN_FIGURES, Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
+from aisp.records import CAPABILITIES, TOKEN_FIGURES, Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
 
 
 class FakeEngine:
     """Answers with a word that depends on the proposal's seed; every rollout takes `seconds`."""
 
     context_length = None
+    offers = CAPABILITIES
+    codec = None
 
     def __init__(self, seconds: float = 0.0, words: Sequence[str] = ("ash", "birch", "cedar", "elm", "fir")) -> None:
         self.seconds = seconds

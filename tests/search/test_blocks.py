@@ -16,8 +16,8 @@ from aisp.errors import AllCandidatesExcludedError, ConfigurationError, Deadline
 from aisp.records import NO_TOKENS, Candidate, NoiseTerm, Proposal, Score
 from aisp.rewards import Length, Reward
 from aisp.search.blocks import Block, next_block
-from aisp.search.loop import Request
 from aisp.search.plan import Plan
+from aisp.service import Service, make_aligner, make_request
 from aisp.settings import SearchSettings
 
 SEARCH = {"budget": 24, "num_samples": 4, "max_tokens": 24, "commit_tokens": 6, "seed": 1}
@@ -47,12 +47,8 @@ class Vowels(Reward):
 
 def streamed(tiny, **settings):
     """Return the pieces of an answer, and its alignment."""
-    pieces, search = [], aisp.stream("q", model=tiny, **{**SEARCH, **settings})
-    while True:
-        try:
-            pieces.append(next(search))
-        except StopIteration as stop:
-            return pieces, stop.value
+    answer = aisp.stream("q", model=tiny, **{**SEARCH, **settings})
+    return list(answer), answer.alignment
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -184,17 +180,17 @@ def test_a_block_whose_responses_are_all_vetoed_draws_on_what_later_ones_can_spa
 
 
 def test_what_takes_back_committed_text_is_never_returned(tiny):
-    settings = SearchSettings(**SEARCH)
-
     def shouted(request, rollout):
         text = rollout.text if rollout.paused else rollout.text.upper()
         return Candidate(messages=request.messages, text=text)
 
-    aligner = settings.make_aligner(engine_for(tiny), Vowels(), shouted)
-    messages = [{"role": "user", "content": "q"}]
-    request = Request(messages=messages, prompt_tokens=tiny.encode(messages), limits=settings.make_limits(), seed=1)
+    service = Service(tiny, Vowels(), SearchSettings(**SEARCH))
+    call = service.read({})
+    aligner = make_aligner(service.engine, call)
+    aligner.parse = shouted
+    search = aligner.search(make_request(service.codec, "q", call))
     with pytest.raises(AllCandidatesExcludedError, match="vetoed"):
-        aligner.align(request)
+        list(search.events())
 
 
 def test_at_the_deadline_what_was_committed_is_returned(tiny):
@@ -209,20 +205,10 @@ def test_at_the_deadline_what_was_committed_is_returned(tiny):
 
 def test_a_cancelled_search_returns_what_was_committed(tiny):
     cancel = threading.Event()
-    settings = SearchSettings(**SEARCH)
-    aligner = settings.make_aligner(engine_for(tiny), Vowels())
-    messages = [{"role": "user", "content": "q"}]
-    request = Request(
-        messages=messages, prompt_tokens=tiny.encode(messages), limits=settings.make_limits(cancel=cancel), seed=1
-    )
-    rounds = aligner.rounds(request)
-    shown = ""
-    while not shown:
-        shown += next(rounds).committed
+    run = Service(tiny, Vowels(), SearchSettings(**SEARCH)).run("q", cancel=cancel)
+    shown = next(run.texts())
     cancel.set()
-    with pytest.raises(StopIteration) as stopped:
-        next(rounds)
-    alignment = stopped.value.value
+    alignment = run.alignment
     assert (alignment.stopped_by, alignment.best.rollout.finish_reason) == ("cancelled", "cancelled")
     assert alignment.text.startswith(shown)
 
@@ -245,12 +231,14 @@ def test_proposals_are_moved_behind_what_is_committed(tiny):
     start = len(committed.tokens)
     shift = np.ones((3, 2), dtype=np.float32)
     term = NoiseTerm(seed=5, spans=((2, 0.5), (9, 0.25)))
-    [placed] = block.placed([Proposal(seed=1, kept=committed.tokens.head(2), horizon=5, mean=(term,), shift=shift)])
+    [placed] = block.to_response(
+        [Proposal(seed=1, kept=committed.tokens.head(2), horizon=5, mean=(term,), shift=shift)]
+    )
     assert placed.kept.ids == committed.tokens.ids + committed.tokens.ids[:2]
     assert (placed.pause_after, placed.horizon, placed.retain) == (6, start + 5, True)
     assert placed.mean[0].spans == ((start, 0.0), (start + 2, 0.5), (start + 9, 0.25))
     assert (placed.shift[:start] == 0).all()
     assert (placed.shift[start:] == shift).all()
-    [everywhere] = block.placed([Proposal(seed=1, shift=shift[:1])])
+    [everywhere] = block.to_response([Proposal(seed=1, shift=shift[:1])])
     assert (everywhere.shift == shift[:1]).all()
-    assert Block(budget=4).placed([Proposal(seed=1)])[0].kept is NO_TOKENS
+    assert Block(budget=4).to_response([Proposal(seed=1)])[0].kept is NO_TOKENS

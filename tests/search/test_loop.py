@@ -11,18 +11,43 @@ import numpy as np
 import pytest
 
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
+from aisp.forms import Form
 from aisp.records import Limits, Score
-from aisp.search.loop import Aligner, Request, Stops
+from aisp.search.events import SearchEnded, SearchStep, TextCommitted
+from aisp.search.loop import Aligner
 from aisp.search.plan import Plan, make_plan
+from aisp.search.request import Request
+from aisp.search.stopping import Stops
 from aisp.strategies import AISP, BestOfN
 from tests.search.fakes import FakeEngine, FakeReward
 
 LENGTH = FakeReward(len)
 
 
-def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, **stops):
+class Searches(Aligner):
+    """An aligner whose searches run to their end."""
+
+    def align(self, request):
+        *_, last = self.search(request).events()
+        assert isinstance(last, SearchEnded)
+        return last.alignment
+
+    def rounds(self, request):
+        return (event.round for event in self.search(request).events() if isinstance(event, SearchStep))
+
+
+def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, kl_budget=None, **stops):
     plan = plan or Plan(budget=40, num_samples=16)
-    return Aligner(engine or FakeEngine(), strategy or BestOfN(), reward, plan, stops=Stops(**stops))
+    return Searches(
+        engine or FakeEngine(),
+        strategy or BestOfN(),
+        reward,
+        plan,
+        parse=Form().parse,
+        settle=Form().settle,
+        stops=Stops(**stops),
+        kl_budget=kl_budget,
+    )
 
 
 def request_of(**limits):
@@ -98,14 +123,22 @@ def test_at_the_deadline_it_raises_where_the_caller_chose_so():
 
 def test_a_cancelled_search_returns_what_it_has_or_says_that_it_has_nothing():
     cancel = threading.Event()
-    search = aligner_of().rounds(request_of(cancel=cancel))
-    next(search)
+    events = aligner_of().search(request_of(cancel=cancel)).events()
+    next(event for event in events if isinstance(event, SearchStep))
     cancel.set()
-    with pytest.raises(StopIteration) as stopped:
-        next(search)
-    assert stopped.value.value.stopped_by == "cancelled"
+    *_, last = events
+    assert last.alignment.stopped_by == "cancelled"
     with pytest.raises(EngineError, match="cancelled before"):
         aligner_of().align(request_of(cancel=cancel))
+
+
+def test_events_tell_of_each_response_then_of_the_round_and_at_last_of_the_text():
+    events = list(aligner_of().search(request_of()).events())
+    kinds = [type(event).__name__ for event in events]
+    rounds = [kind for n in (16, 16, 8) for kind in [*["ResponseScored"] * n, "SearchStep"]]
+    assert kinds == [*rounds, "TextCommitted", "SearchEnded"]
+    assert events[-2] == TextCommitted(events[-1].alignment.text, last=True)
+    assert [event.response for event in events[:16]] == list(events[16].round.responses)
 
 
 def test_vetoed_and_unscored_responses_are_never_returned():
@@ -138,7 +171,7 @@ def test_nothing_left_is_an_error_that_says_why():
 def test_without_a_reward_there_is_nothing_to_choose_by():
     with pytest.raises(ConfigurationError, match="budget is 40 but there are no rewards"):
         aligner_of(reward=None)
-    alignment = Aligner(FakeEngine(), BestOfN(), None, Plan(budget=1, num_samples=1)).align(request_of())
+    alignment = aligner_of(reward=None, plan=Plan(budget=1, num_samples=1)).align(request_of())
     assert alignment.summary()["reward"] is None
 
 
@@ -198,8 +231,8 @@ class SteeringEngine(FakeEngine):
 
 def test_what_was_steered_over_the_kl_budget_is_never_returned():
     plan = Plan(budget=40, num_samples=16)
-    free = Aligner(SteeringEngine(), BestOfN(), LENGTH, plan).align(request_of())
-    held = Aligner(SteeringEngine(), BestOfN(), LENGTH, plan, kl_budget=3.5).align(request_of())
+    free = aligner_of(SteeringEngine(), plan=plan).align(request_of())
+    held = aligner_of(SteeringEngine(), plan=plan, kl_budget=3.5).align(request_of())
     assert len(free.text) == 5
     assert len(held.text) == 3
     over = [response for response in held.responses if len(response.text) > 3]
@@ -207,4 +240,4 @@ def test_what_was_steered_over_the_kl_budget_is_never_returned():
     assert all(response.score.vetoed for response in over)
     assert over[0].score.comment == "steered by 5.0 nats, over the kl_budget of 3.5"
     with pytest.raises(AllCandidatesExcludedError, match="40 vetoed"):
-        Aligner(SteeringEngine(), BestOfN(), LENGTH, plan, kl_budget=2.0).align(request_of())
+        aligner_of(SteeringEngine(), plan=plan, kl_budget=2.0).align(request_of())

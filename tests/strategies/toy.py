@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from aisp.records import TOKEN_FIGURES, Candidate, Prefix, Rollout, Sampling, Score, Tokens
+from aisp.records import CAPABILITIES, TOKEN_FIGURES, Candidate, Prefix, Rollout, Sampling, Score, Tokens
 
 DIM = 3
 PLAIN = Sampling()
@@ -94,6 +94,8 @@ class ToyEngine:
     """
 
     context_length = None
+    offers = CAPABILITIES
+    codec = None
 
     def __init__(self, toy=Toy()):
         self.toy = toy

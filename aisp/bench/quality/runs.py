@@ -16,20 +16,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aisp.bench.rivals import Selection
-from aisp.engines import engine_for
+from aisp.bench.samples import draw_plain
 from aisp.errors import AllCandidatesExcludedError
-from aisp.forms.parsing import split_reasoning
 from aisp.jsonl import ResultFile, result_key
 from aisp.models import LoadedModel
-from aisp.noise import root_seed, row_seed
-from aisp.records import Candidate, Message, Proposal, Sampling, Score
+from aisp.records import Candidate, Message, Sampling, Score
 from aisp.rewards import Reward
-from aisp.search.loop import Request
+from aisp.search.events import SearchStep
 from aisp.search.trace import Response, Round, best_of
+from aisp.service import Service
 from aisp.settings import SearchSettings
 from aisp.strategies.base import SearchContext
 
-_POOL_ROUND = 64
 Row = dict[str, Any]
 
 
@@ -91,7 +89,7 @@ class Quality:
         """Draw and score one response, so that model and reward are there before any clock starts."""
         settings = SearchSettings(strategy="best_of_n", budget=1, max_tokens=self.max_tokens)
         with contextlib.suppress(AllCandidatesExcludedError):
-            settings.make_aligner(engine_for(self.model), self.reward).align(self._request(settings, 0, seed=0))
+            Service(self.model, self.reward, settings).run(self.prompts[0], seed=0).alignment  # noqa: B018 - it runs
 
     def _together(self, tasks: Sequence[Callable[[], None]], advance: Callable[[], None]) -> None:
         with ThreadPoolExecutor(self.concurrency) as threads:
@@ -181,23 +179,23 @@ class Quality:
         )
 
     def _draw_pool(self, plain: str, prompt: int) -> Row:
-        engine, tokens = engine_for(self.model), self.model.encode(self.prompts[prompt])
-        started, rollouts = time.monotonic(), []
-        limits = SearchSettings(max_tokens=self.max_tokens).make_limits()
-        prefix = engine.prefill(tokens)
-        root = root_seed(self.pool_seed, tokens)
-        for start in range(0, self.pool_size, _POOL_ROUND):
-            rows = range(min(_POOL_ROUND, self.pool_size - start))
-            sampling = self.plain[plain]
-            proposals = [Proposal(seed=row_seed(root, start // _POOL_ROUND, row), sampling=sampling) for row in rows]
-            rollouts += engine.rollout(prefix, proposals, limits)
+        started = time.monotonic()
+        drawn = draw_plain(
+            Service(self.model),
+            self.prompts[prompt],
+            samples=self.pool_size,
+            max_tokens=self.max_tokens,
+            sampling=self.plain[plain],
+            seed=self.pool_seed,
+        )
+        candidates, rollouts = zip(*drawn, strict=True)
         return {
             "kind": "pool",
             "plain": plain,
             "prompt": prompt,
             "seed": self.pool_seed,
             "seconds": time.monotonic() - started,
-            "texts": [split_reasoning(rollout.text)[1] for rollout in rollouts],
+            "texts": [candidate.text for candidate in candidates],
             "tokens": [len(rollout.tokens) for rollout in rollouts],
             "forward_tokens": [rollout.forward_tokens for rollout in rollouts],
             "log_probs": [float(rollout.tokens.log_prob.sum()) for rollout in rollouts],
@@ -216,12 +214,11 @@ class Quality:
         }
 
     def _search(self, name: str, prompt: int, seed: int) -> Row:
-        settings = self._settings(name)
-        request = self._request(settings, prompt, seed)
+        run = Service(self.model, self.reward, self._settings(name)).run(self.prompts[prompt], seed=seed)
         started = time.monotonic()
         rounds: list[Round] = []
         with contextlib.suppress(AllCandidatesExcludedError):  # the report tells of runs without an answer
-            rounds.extend(settings.make_aligner(engine_for(self.model), self.reward).rounds(request))
+            rounds.extend(event.round for event in run if isinstance(event, SearchStep))
         responses = [response for round_ in rounds for response in round_.responses]
         best: Response | None = None
         steps: list[tuple[int, Response]] = []
@@ -261,11 +258,6 @@ class Quality:
 
     def _settings(self, name: str) -> SearchSettings:
         return self.strategies[name].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
-
-    def _request(self, settings: SearchSettings, prompt: int, seed: int) -> Request:
-        messages = self.prompts[prompt]
-        tokens = self.model.encode(messages)
-        return Request(messages=messages, prompt_tokens=tokens, limits=settings.make_limits(), seed=seed)
 
 
 def _values(scores: Sequence[Score]) -> list[float | None]:

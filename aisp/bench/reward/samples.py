@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from aisp.engines import engine_for
+from aisp.bench.samples import draw_plain
 from aisp.models import LoadedModel
-from aisp.noise import root_seed, row_seed
-from aisp.records import Candidate, Limits, Message, Proposal, Sampling
-from aisp.search.loop import Request, text_candidate
-
-_ROUND = 64
+from aisp.records import Candidate, Message, Sampling
+from aisp.service import Service
 
 
 def draw_samples(
@@ -37,18 +34,15 @@ def draw_samples(
         concurrency: Prompts in flight at once; their rows share the decode batch.
         advance: Called as each prompt is done.
     """
-    engine, limits, drawn_by = engine_for(model), Limits(max_tokens=max_tokens), sampling or Sampling()
+    service = Service(model)
 
     def draw(messages: Sequence[Message]) -> list[Candidate]:
-        tokens = model.encode(messages)
-        request = Request(messages=messages, prompt_tokens=tokens, limits=limits, seed=seed)
-        prefix, root, rollouts = engine.prefill(tokens), root_seed(seed, tokens), []
-        for start in range(0, samples, _ROUND):
-            rows = range(min(_ROUND, samples - start))
-            seeds = [row_seed(root, start // _ROUND, row) for row in rows]
-            rollouts += engine.rollout(prefix, [Proposal(seed=own, sampling=drawn_by) for own in seeds], limits)
+        drawn = draw_plain(
+            service, messages, samples=samples, max_tokens=max_tokens, sampling=sampling or Sampling(), seed=seed
+        )
+        candidates = [candidate for candidate, _ in drawn]
         advance()
-        return [text_candidate(request, rollout) for rollout in rollouts]
+        return candidates
 
     with ThreadPoolExecutor(concurrency) as threads:
         return list(threads.map(draw, prompts))

@@ -6,8 +6,12 @@ wraps the loop, and plain samples that were kept serve every rule.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aisp.bench.rivals.pessimism import Pessimistic
 from aisp.bench.rivals.selection import Best, Selection, choose
 from aisp.bench.rivals.soft_best_of_n import SoftBest
 
-__all__ = ["Best", "Pessimistic", "Selection", "SoftBest", "choose"]
+RULES: dict[str, Callable[..., Selection]] = {"soft_best_of_n": SoftBest, "pessimism": Pessimistic}
+
+__all__ = ["RULES", "Best", "Pessimistic", "Selection", "SoftBest", "choose"]

@@ -16,13 +16,12 @@ from aisp.bench.quality.report import report
 from aisp.bench.quality.runs import Quality
 from aisp.bench.rivals import Pessimistic, SoftBest
 from aisp.cli.bench_quality import _SCREENING, run_quality
-from aisp.engines import engine_for
 from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile
 from aisp.records import Candidate, Sampling
 from aisp.rewards import Contains, FunctionReward, Length
 from aisp.rewards.spec import parse_reward
-from aisp.search.loop import Request
+from aisp.service import Service
 from aisp.settings import SearchSettings
 
 
@@ -226,13 +225,7 @@ def test_only_finished_responses_are_answers(quality):
     )
     bench.run(lambda: None)
     settings = bench.strategies["blocks"].model_copy(update={"budget": 12, "max_tokens": 8})
-    request = Request(
-        messages=bench.prompts[0],
-        prompt_tokens=bench.model.encode(bench.prompts[0]),
-        limits=settings.make_limits(),
-        seed=1,
-    )
-    returned = settings.make_aligner(engine_for(bench.model), bench.reward).align(request)
+    returned = Service(bench.model, bench.reward, settings).run(bench.prompts[0], seed=1).alignment
     last = bench.search("blocks", 0, 1)["best"][-1]
     assert (last["reward"], last["text"]) == (returned.best.reward, returned.text)
 

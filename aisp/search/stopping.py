@@ -1,0 +1,64 @@
+"""When a search ends before its budget does, and what is returned then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from aisp.errors import ConfigurationError
+from aisp.search.trace import Round
+
+if TYPE_CHECKING:
+    from aisp.rewards.base import Reward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stops:
+    """What ends a search early.
+
+    Args:
+        target_reward: As soon as the best reward is at least this. Of a block, where blocks are committed.
+        patience: After this many rounds in a row without a better response; of a block, where blocks are committed.
+        on_timeout: At the deadline, return the best so far, or raise.
+    """
+
+    target_reward: float | None = None
+    patience: int | None = None
+    on_timeout: Literal["best", "raise"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise ConfigurationError(
+                f"patience is {self.patience}; expected an integer >= 1, or None to spend the budget"
+            )
+
+
+def check_commits(commit_tokens: int | None, reward: Reward | None) -> None:
+    """Raise unless a response may be committed block by block.
+
+    Raises:
+        ConfigurationError: Blocks of no tokens, or a reward that does not say that it can score what isn't complete.
+    """
+    if commit_tokens is None:
+        return
+    if commit_tokens < 1:
+        raise ConfigurationError(f"commit_tokens is {commit_tokens}; expected an integer >= 1")
+    if reward is not None and not reward.partial:
+        raise ConfigurationError(
+            f"commit_tokens chooses blocks by the reward of unfinished text, and the reward {reward.name!r} does not "
+            "say that it can score that; give it partial=True if it can (every part of a sum must), or leave "
+            "commit_tokens out"
+        )
+
+
+def explain_nothing_left(rounds: Sequence[Round]) -> str:
+    """Return what a caller is told where no response can be returned."""
+    responses = [response for round_ in rounds for response in round_.responses]
+    vetoed = sum(response.score.vetoed for response in responses)
+    errors = [response.score.error for response in responses if response.score.error is not None]
+    first = f"; the first error: {errors[0]}" if errors else ""
+    return (
+        f"none of {len(responses)} responses can be returned: {vetoed} vetoed, {len(errors)} not scorable{first}. "
+        "Loosen the veto, mend the reward, or raise the budget"
+    )

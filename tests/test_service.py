@@ -1,0 +1,173 @@
+"""The service: one place that makes requests and searches, whatever the front door."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import aisp
+from aisp.errors import ConfigurationError, EngineError
+from aisp.records import CAPABILITIES, TOKEN_FIGURES, Prefix, Rollout, Tokens
+from aisp.rewards import FunctionReward
+from aisp.search.events import ResponseScored, SearchStep, TextCommitted
+from aisp.service import Service
+from aisp.settings import SearchSettings
+from aisp_langchain import AISPChatModel
+from aisp_llamaindex import AISPLLM
+
+LENGTH = FunctionReward(len, name="length", partial=True)
+
+
+def service_of(tiny, **settings):
+    return Service(
+        tiny, LENGTH, SearchSettings(**{"budget": 12, "num_samples": 4, "max_tokens": 8, "seed": 1, **settings})
+    )
+
+
+def test_a_run_is_events_and_then_an_alignment(tiny):
+    run = service_of(tiny).run("q")
+    events = list(run)
+    scored = [event.response for event in events if isinstance(event, ResponseScored)]
+    steps = [event.round for event in events if isinstance(event, SearchStep)]
+    assert scored == list(run.alignment.responses)
+    assert steps == list(run.alignment.rounds)
+    assert "".join(event.text for event in events if isinstance(event, TextCommitted)) == run.text
+    assert list(run) == [], "it runs once"
+
+
+def test_asking_for_the_alignment_runs_the_search(tiny):
+    assert service_of(tiny).run("q").alignment.text == "".join(service_of(tiny).run("q").texts())
+
+
+def test_a_closed_run_has_no_answer_and_says_so(tiny):
+    run = service_of(tiny).run("q")
+    next(run)
+    run.close()
+    run.close()
+    with pytest.raises(EngineError, match="closed"):
+        run.alignment  # noqa: B018 - it runs
+
+
+def test_the_async_twin_tells_the_same(tiny):
+    async def both():
+        run = service_of(tiny).arun("q")
+        events = [event async for event in run]
+        return events, await run.alignment(), await service_of(tiny).arun("q").text()
+
+    events, alignment, text = asyncio.run(both())
+    expected = list(service_of(tiny).run("q"))
+    assert [type(event) for event in events] == [type(event) for event in expected]
+    assert text == alignment.text == service_of(tiny).run("q").text
+
+
+def test_cancelling_the_task_ends_the_search(tiny):
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(text):
+        begun.set()
+        return float(ended.wait(5))
+
+    async def cancelled():
+        service = Service(tiny, FunctionReward(slow), SearchSettings(budget=8, max_tokens=4, seed=1))
+        task = asyncio.create_task(service.arun("q").alignment())
+        await asyncio.to_thread(begun.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        ended.set()
+
+    asyncio.run(cancelled())
+
+
+def test_calls_put_their_options_over_the_services_own_and_unknown_ones_are_errors(tiny):
+    service = service_of(tiny)
+    assert service.run("q", budget=3, num_samples=3).alignment.budget == 3
+    assert service.run("q", rewards=None, budget=1).alignment.reward is None
+    with pytest.raises(ConfigurationError, match="a call got colour"):
+        service.run("q", colour="red")
+
+
+def test_align_takes_tools_and_formats(tiny):
+    shown = aisp.align("q", model=tiny, response_format={"type": "regex", "regex": "[0-9]{3}"}, max_tokens=8, seed=1)
+    assert shown.text.isdigit()
+    assert len(shown.text) == 3
+
+
+def test_aalign_equals_align(tiny):
+    options = {"model": tiny, "rewards": LENGTH, "budget": 6, "max_tokens": 6, "seed": 2}
+    rounds = []
+    alone = aisp.align("q", on_round=rounds.append, **options)
+    together = asyncio.run(aisp.aalign("q", **options))
+    assert together.text == alone.text
+    assert tuple(rounds) == alone.rounds
+
+
+class Thinker:
+    """An engine that writes a character a token, and thinks before it answers."""
+
+    context_length = None
+    offers = CAPABILITIES
+    answer = "<think>hm</think>\n\nHello there."
+
+    def __init__(self, codec):
+        self.codec = codec
+
+    def prefill(self, token_ids):
+        return Prefix(token_ids=tuple(token_ids))
+
+    def rollout(self, prefix, proposals, limits, progress=None):
+        return [self._write(proposal) for proposal in proposals]
+
+    def _write(self, proposal):
+        kept = len(proposal.kept)
+        end = len(self.answer) if proposal.pause_after is None else min(kept + proposal.pause_after, len(self.answer))
+        ids = tuple(range(end))
+        return Rollout(
+            tokens=Tokens(ids=ids, **{name: np.full(end, -1.0) for name in TOKEN_FIGURES}),
+            text=self.answer[:end],
+            finish_reason="stop" if end == len(self.answer) else "paused",
+            forward_tokens=end - kept,
+            kept_tokens=kept,
+        )
+
+
+BLOCKS = {"budget": 8, "num_samples": 2, "max_tokens": 32, "commit_tokens": 8, "strategy": "best_of_n", "seed": 1}
+
+
+def streamed_by_align(tiny):
+    answer = aisp.stream("q", model=tiny, rewards=LENGTH, **BLOCKS)
+    return list(answer), answer.text
+
+
+def streamed_by_langchain(tiny):
+    llm = AISPChatModel(model=tiny, rewards=LENGTH, **BLOCKS)
+    pieces = [chunk.content for chunk in llm.stream("q")]
+    return pieces, llm.invoke("q").content
+
+
+def streamed_by_llamaindex(tiny):
+    llm = AISPLLM(model=tiny, rewards=LENGTH, **BLOCKS)
+    pieces = [piece.delta for piece in llm.stream_complete("q")]
+    return pieces, llm.complete("q").text
+
+
+@pytest.mark.parametrize("door", [streamed_by_align, streamed_by_langchain, streamed_by_llamaindex])
+def test_no_front_door_streams_reasoning_as_text(tiny, monkeypatch, door):
+    """`aisp.align` handed out `<think>` as text, and then vetoed every answer for taking it back."""
+    monkeypatch.setattr("aisp.engines.engine_for", lambda loaded: Thinker(tiny.codec))
+    pieces, text = door(tiny)
+    assert text == "Hello there."
+    assert "".join(pieces) == text
+    assert len([piece for piece in pieces if piece]) > 1, "it came block by block"
+
+
+def test_what_an_engine_does_not_offer_is_refused_when_a_search_is_made(tiny):
+    class Greedy(Thinker):
+        offers = frozenset()
+
+    with pytest.raises(ConfigurationError, match="which Greedy does not offer"):
+        aisp.service.make_aligner(Greedy(tiny.codec), replace(service_of(tiny).read({})))
