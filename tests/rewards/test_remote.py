@@ -15,9 +15,9 @@ from aisp.errors import ConfigurationError, RewardError
 from aisp.records import Candidate
 from aisp.rewards import Remote
 from aisp.rewards.remote import ServerError
-from aisp.rewards.retry import Patience
+from aisp.rewards.retry import RetryPolicy
 
-QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.05)
+QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.05)
 
 
 class Server(ThreadingHTTPServer):
@@ -142,35 +142,35 @@ def test_requests_run_side_by_side_up_to_a_limit_over_kept_connections(server):
 @pytest.mark.parametrize("fault", [429, 500, 503, "cut"])
 def test_what_may_pass_is_tried_again(server, fault):
     server.faults += [fault, fault]
-    assert values(Remote(server.url, "m", patience=QUICK), "a") == [103.0]
+    assert values(Remote(server.url, "m", retry=QUICK), "a") == [103.0]
     assert len(server.requests) == 3
 
 
 def test_a_server_may_say_how_long_to_wait(server):
     server.faults += [429]
-    slow = Patience(attempts=2, first_wait=5.0, longest_wait=5.0)
-    assert values(Remote(server.url, "m", patience=slow), "a") == [103.0]
+    slow = RetryPolicy(attempts=2, first_wait=5.0, longest_wait=5.0)
+    assert values(Remote(server.url, "m", retry=slow), "a") == [103.0]
     waited = server.requests[1][3] - server.requests[0][3]
     assert 0.03 <= waited < 4.0
 
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(server):
     server.faults += ["slow"]
-    assert values(Remote(server.url, "m", timeout=0.2, patience=QUICK), "a") == [103.0]
+    assert values(Remote(server.url, "m", timeout=0.2, retry=QUICK), "a") == [103.0]
     assert len(server.requests) == 2
 
 
 def test_it_gives_up_in_the_end(server):
     server.faults += [500] * 3
     with pytest.raises(ServerError, match="answered 500"):
-        values(Remote(server.url, "m", patience=QUICK), "a")
+        values(Remote(server.url, "m", retry=QUICK), "a")
     assert len(server.requests) == 3
 
 
 def test_what_will_not_pass_is_not_tried_again(server):
     server.faults += [401]
     with pytest.raises(RewardError, match="answered 401"):
-        values(Remote(server.url, "m", patience=QUICK), "a")
+        values(Remote(server.url, "m", retry=QUICK), "a")
     assert len(server.requests) == 1
 
 
@@ -189,11 +189,11 @@ def test_what_will_not_pass_is_not_tried_again(server):
 def test_answers_of_another_shape_are_errors(server, body):
     server.faults += [body]
     with pytest.raises(RewardError):
-        values(Remote(server.url, "m", patience=QUICK), "a")
+        values(Remote(server.url, "m", retry=QUICK), "a")
 
 
 def test_failures_can_be_excluded_one_by_one(server):
-    reward = Remote(server.url, "m", batch=1, on_error="exclude", patience=Patience(attempts=1))
+    reward = Remote(server.url, "m", batch=1, on_error="exclude", retry=RetryPolicy(attempts=1))
     server.faults += [{"data": [{"index": 0, "score": math.nan}]}]
     scores = reward.score(candidates("a", "bb"))
     assert sum(score.error is not None for score in scores) == 1
@@ -202,7 +202,7 @@ def test_failures_can_be_excluded_one_by_one(server):
 
 def test_nobody_there():
     with pytest.raises(RewardError, match="ConnectError"):
-        values(Remote("http://127.0.0.1:9", "m", patience=Patience(attempts=2, first_wait=0.01)), "a")
+        values(Remote("http://127.0.0.1:9", "m", retry=RetryPolicy(attempts=2, first_wait=0.01)), "a")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Language(Rule):
             raise ConfigurationError(f"there is no language {language!r}; there are {', '.join(_identifier().labels)}")
         self.language = language
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         text = _ADDRESS.sub(" ", text)
         if not any(map(str.isalpha, text)) or _likelihood(text, self.language) == 1.0:
             return 1.0

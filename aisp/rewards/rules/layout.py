@@ -67,7 +67,7 @@ class Parts(Rule):
         self.low, self.high, self.distinct = low, high, distinct
         self.separator = given([separator], "parts")[0]
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         pieces = [piece.strip() for piece in text.split(self.separator)]
         inner = pieces[not pieces[0] : len(pieces) - (len(pieces) > 1 and not pieces[-1])]
         parts = [piece for piece in inner if piece]
@@ -98,7 +98,7 @@ class FirstWord(Rule):
             )
         self.word, self.paragraph, self.paragraphs = given([word], "firstword")[0], paragraph, paragraphs
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         pieces = text.split("\n\n")
         number = sum(1 for piece in pieces if piece.strip())
         place = pieces[self.paragraph - 1].split() if self.paragraph <= number else []
