@@ -25,11 +25,11 @@ def find(source: str, reward: str, what: str) -> Mapping[str, Any]:
     """
     with named(source, reward, what):
         config = read_config(source)
+        if "auto_map" in config and config.get("model_type") not in _known_types():
+            raise _with_code(source, reward)
         folder = Path(source).expanduser()
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise ModelNotFoundError(f"the folder {source!r} has no weights in safetensors format")
-    if "auto_map" in config and config.get("model_type") not in _known_types():
-        raise _with_code(source, reward)
     return config
 
 

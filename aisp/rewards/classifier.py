@@ -200,6 +200,7 @@ class Classifier(Reward):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         source, device = str(self.source), devices.resolve_device(self.device or "cpu")
+        checkpoints.find(source, self.name, "classifier")
         with checkpoints.named(source, self.name, "classifier"):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model, found = AutoModelForSequenceClassification.from_pretrained(

@@ -126,6 +126,7 @@ class Coherence(Reward):
         from transformers import AutoModel, AutoTokenizer
 
         device = devices.resolve_device(self.device or "cpu")
+        checkpoints.find(self.source, self.name, "sentence encoder")
         with checkpoints.named(self.source, self.name, "sentence encoder"):
             tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
             model = AutoModel.from_pretrained(self.source, use_safetensors=True, trust_remote_code=False)

@@ -42,7 +42,8 @@ from aisp.rewards.rules import (
 )
 
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_TITLE = r"<<[^\n]*[^\s<>][^\n]*>>"
+# <<something>> on one line: from its first << past blanks and brackets to its last >>. Atomic groups keep it linear.
+_TITLE = r"(?m)^(?>[^\n]*?<<)(?>(?:(?!\n)[\s<>])*)[^\s<>](?>[^\n]*>>)"
 _NEARLY_A_TITLE = r"<[^<>\n]+>|^\s*#"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aisp.errors import ConfigurationError
 from aisp.rewards.retry import RetryPolicy
 
 
@@ -67,3 +68,9 @@ async def test_coroutines_are_tried_again_alike():
     with pytest.raises(Busy):
         await RetryPolicy(attempts=3, first_wait=1.0).aretrying(lambda error: True).copy(sleep=sleep)(fail)
     assert len(slept) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"deadline": 0}, {"first_wait": -1}, {"longest_wait": -1}])
+def test_a_policy_that_tries_nothing_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="expected"):
+        RetryPolicy(**wrong)

@@ -37,6 +37,7 @@ from aisp.rewards import (
     as_strict,
     postscript,
 )
+from aisp.rewards.ifeval import instruction
 from aisp.rewards.rules import language
 from aisp.rewards.rules.readability import readability
 from aisp.rewards.rules.units import count_syllables, sentences
@@ -354,3 +355,41 @@ def test_a_schema_is_read_from_its_file(tmp_path):
     path.write_text("{")
     with pytest.raises(ConfigurationError, match=r"person\.json"):
         parse_reward(f"schema:{path}")
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (Elements("bullets", 1), "\n" * LONG),
+        (Elements("numbered", 1), " \n" * LONG),
+        (Elements("placeholders", 1), "[" * LONG),
+        (Length(1, 2, unit="sentences"), "." * LONG + "x"),
+        (Language("fr"), "_" * LONG + "@"),
+        (instruction("detectable_format:title", {}), "<" * LONG),
+        (instruction("detectable_format:title", {}), "<<" + "a" * LONG),
+    ],
+    ids=["bullets", "numbered", "placeholders", "sentences", "language", "title of brackets", "title without end"],
+)
+def test_a_rule_reads_a_text_in_linear_time(rule, text):
+    # Patterns that tried again from inside what they had read were quadratic: these would take minutes each, or hours.
+    assert 0.0 <= rule.grade_text(text) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("<<a>>", True),
+        ("x <<< a >>> y", True),
+        ("<< >>", False),
+        ("<<>>a", False),
+        ("a>> <<", False),
+        ("<<a\n>>", False),
+        ("<< <<a>>", True),
+        ("no\n<<b>>", True),
+    ],
+)
+def test_a_title_stands_in_double_brackets_on_one_line(text, kept):
+    assert (instruction("detectable_format:title", {}).grade_text(text) == 1.0) is kept

@@ -10,7 +10,8 @@ from aisp.errors import ConfigurationError
 from aisp.rewards.rules.base import Rule, average, below_one
 from aisp.rewards.rules.units import sentences
 
-_ADDRESS = re.compile(r"https?://[^\s<>()]+|[\w.+-]+@[\w-]+\.[\w.-]+")
+# The look behind keeps a long word from being read again from each of its letters.
+_ADDRESS = re.compile(r"https?://[^\s<>()]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+")
 
 
 class Language(Rule):

@@ -11,6 +11,7 @@ from aisp.rewards.rules.base import Counted, Rule, average, within
 from aisp.rewards.rules.words import Regex, given
 
 Kind = Literal["bullets", "numbered", "headings", "paragraphs", "highlights", "placeholders", "capitals"]
+# Patterns here read a text in linear time, whatever a model writes: none tries again from inside what it has read.
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _BOLD = re.compile(r"\*\*([^*\n]*)\*\*")
 _STARRED = re.compile(r"\*([^*\n]*)\*")
@@ -129,17 +130,28 @@ def _highlights(text: str) -> int:
     return sum(1 for highlight in found if highlight[1].strip())
 
 
+def _placeholders(text: str) -> int:
+    count = 0
+    for line in text.split("\n"):
+        start = line.find("[")
+        # Without a bracket that closes it, no later one on the line is closed either.
+        while start >= 0 and (end := line.find("]", start)) >= 0:
+            count += 1
+            start = line.find("[", end + 1)
+    return count
+
+
 def _capitals(text: str) -> int:
     spans = (span for span in _BETWEEN_WORDS.split(text) if span)
     return sum(part.isupper() for span in spans for part in _CONTRACTION.split(span))
 
 
 _COUNTERS: dict[str, Callable[[str], int]] = {
-    "bullets": _lines(r"^\s*(?:-|\*(?=[^*]))"),
-    "numbered": _lines(r"^\s*\d+[.)]\s"),
+    "bullets": _lines(r"^[^\S\n]*(?:-|\*(?=[^*]))"),
+    "numbered": _lines(r"^[^\S\n]*\d+[.)]\s"),
     "headings": _lines(r"^ {0,3}#{1,6}[^\S\n]+\S"),
     "paragraphs": _paragraphs,
     "highlights": _highlights,
-    "placeholders": _lines(r"\[[^\n]*?\]"),
+    "placeholders": _placeholders,
     "capitals": _capitals,
 }
