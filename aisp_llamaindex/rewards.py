@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +11,7 @@ from llama_index.core.evaluation import BaseEvaluator
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Score
-from aisp.rewards.algebra import Sum
-from aisp.rewards.base import Reward, Verdict
+from aisp.rewards.base import Reward, Sum, Verdict
 from aisp.rewards.function import BINDERS, Binders, FunctionReward, last_user_text
 
 LLAMAINDEX_BINDERS: Binders = {
@@ -64,8 +64,6 @@ class EvaluatorReward(Reward):
         self.evaluator = evaluator
 
     async def _ascore(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        import asyncio
-
         return list(await asyncio.gather(*(self._evaluate(candidate) for candidate in candidates)))
 
     async def _evaluate(self, candidate: Candidate) -> Verdict:
@@ -73,7 +71,7 @@ class EvaluatorReward(Reward):
         value = result.score if result.score is not None else result.passing
         if result.invalid_result or value is None:
             raise ValueError(result.invalid_reason or "the evaluator gave neither a score nor whether it passes")
-        return Score(value=float(value), comment=result.feedback)
+        return Score(value=value, comment=result.feedback)
 
 
 def _renamed(reward: Reward, name: str) -> Reward:

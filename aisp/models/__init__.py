@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from aisp.models.embedded import DEFAULT_MODEL, EMBEDDED, EmbeddedModel, fetch, is_fetched
 from aisp.models.loaded import LoadedModel
-from aisp.models.registry import load, unload
+from aisp.models.registry import check_name, load, unload
 
 __all__ = [
     "DEFAULT_MODEL",
     "EMBEDDED",
     "EmbeddedModel",
     "LoadedModel",
+    "check_name",
     "fetch",
     "is_fetched",
     "load",

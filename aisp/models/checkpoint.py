@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_OLD_HUB_ID = re.compile(r"[\w.-]+", re.ASCII)  # of a model that is older than the hub's owners, as gpt2
 _ADAPTER = "adapter_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
@@ -42,6 +43,50 @@ def download(hub_id: str, revision: str | None, *, with_code: bool) -> Path:
         ) from error
 
 
+def read_config(source: str) -> dict[str, Any]:
+    """Return what `config.json` of a checkpoint says; of a hub id, that file alone is downloaded where it isn't cached.
+
+    Args:
+        source: A folder or a hub id. An adapter has `adapter_config.json` in its place.
+
+    Raises:
+        ModelNotFoundError: There is no such checkpoint, or it can't be had from here.
+        UnsupportedModelError: The file isn't JSON.
+    """
+    path = _config_file(source)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnsupportedModelError(f"{path} can't be read as JSON: {error}; expected a checkpoint's config") from error
+    if not isinstance(config, dict):
+        raise UnsupportedModelError(f"{path} holds a {type(config).__name__}; expected a mapping")
+    return config
+
+
+def _config_file(source: str) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        found = next((folder / name for name in ("config.json", _ADAPTER) if (folder / name).is_file()), None)
+        if found is None:
+            raise ModelNotFoundError(f"there is no config.json in the folder {source!r}; expected a checkpoint")
+        return found
+    if not (HUB_ID.fullmatch(source) or _OLD_HUB_ID.fullmatch(source)) or source.startswith("."):
+        raise ModelNotFoundError(f"there is no folder {source!r}, and it isn't a hub id (owner/name) either")
+    from huggingface_hub import hf_hub_download  # a quarter of a second, which a folder doesn't need
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    try:
+        try:
+            return Path(hf_hub_download(source, "config.json"))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(source, _ADAPTER))
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
+        raise ModelNotFoundError(
+            f"the checkpoint {source!r} can't be had from the hub: {error}. Look at the spelling, at the network and "
+            "HF_HUB_OFFLINE; or name a local folder"
+        ) from error
+
+
 def load_model(folder: Path, name: str, *, dtype: torch.dtype, device: torch.device, **options: Any) -> Any:
     """Load a checkpoint's model, in evaluation mode and without gradients. An adapter is merged into its base model.
 
@@ -59,7 +104,7 @@ def load_model(folder: Path, name: str, *, dtype: torch.dtype, device: torch.dev
     if (folder / _ADAPTER).is_file():
         model = _load_adapter(folder, name, dtype=dtype, device=device, **options)
     else:
-        _check_folder(folder, name)
+        check_folder(folder, name)
         model = _load_weights(folder, name, dtype=dtype, **options)
         if options.get("device_map") is None and not getattr(model, "is_quantized", False):
             model = model.to(device)
@@ -86,7 +131,15 @@ def load_tokenizer(source: Path | str, name: str, *, trust_remote_code: bool) ->
         ) from error
 
 
-def _check_folder(folder: Path, name: str) -> None:
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse a folder without a checkpoint in safetensors format; an adapter is one.
+
+    Raises:
+        ModelNotFoundError: There is none.
+        UnsupportedModelError: Its weights are pickles.
+    """
+    if (folder / _ADAPTER).is_file():
+        return
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(
             f"{name} holds no model: there is neither config.json nor {_ADAPTER} in {folder}; expected a checkpoint "

@@ -99,6 +99,23 @@ def load(
         return _loaded[key]
 
 
+def check_name(model: str | os.PathLike[str]) -> None:
+    """Refuse a name that leads to no model, without loading one; of a hub id, only the config is downloaded.
+
+    Raises:
+        ModelNotFoundError: The name leads to no model, or the model isn't on this machine; the message says what to do.
+        UnsupportedModelError: Its weights are not in safetensors format.
+    """
+    name = os.fspath(model)
+    source = _find(name, None, trust_remote_code=False)
+    if source.key.startswith("embedded:") and not embedded.is_fetched(name):
+        source.folder()  # which says how to bring it
+    elif source.key.startswith("folder:"):
+        checkpoint.check_folder(source.folder(), name)
+    elif source.key.startswith("hub:"):
+        checkpoint.read_config(name)
+
+
 def unload() -> None:
     """Forget every model that was loaded by name; memory is free once nobody else holds them."""
     with _lock:

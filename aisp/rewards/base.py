@@ -1,34 +1,36 @@
-"""The contract of a reward, and the one place where its verdicts are checked.
+"""The contract of a reward, its memory for the length of a request, and what its operators return.
 
+    reward.check()                              finds now what would fail later; loads no weights
     reward.score(candidates) -> scores          batch first; higher is better; finite
     reward.ascore(candidates) -> scores         the same, for callers on an event loop
     reward.session() -> reward                  one a request: remembers what it scored, and what it calibrated
 
-A subclass gives one of `_score` and `_ascore`, and `config()`, which its fingerprint is made of.
+A subclass gives one of `_score` and `_ascore`, and `config()`, which its fingerprint is made of. Sums, factors and
+bounds are here too, since every reward has operators that return them; `aisp.rewards.algebra` has the rest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from aisp.errors import ConfigurationError, RewardError
+from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Score
+from aisp.rewards.candidates import candidate_key
+from aisp.rewards.scorer import OnError, Scorer, Verdict
 
-if TYPE_CHECKING:
-    from aisp.rewards.algebra import Clip, Scaled, Sum
-
-OnError = Literal["raise", "exclude"]
-Verdict = Score | float | None
-_SHOWN = 60
+__all__ = ["Clip", "Combined", "Memo", "OnError", "Reward", "Scaled", "Sum", "Verdict", "add", "scaled"]
 
 
-class Reward:
+class Reward(Scorer):
     """Scores candidates.
+
+    Candidates are read-only: a reward gets copies of its own, so what it writes into them is seen by nobody else.
 
     Args:
         name: What its part is called in traces. The class's name in lower case by default.
@@ -37,178 +39,31 @@ class Reward:
         cost: Relative cost of a candidate; cheap parts of a sum run first.
     """
 
-    partial: bool = False
-    cost: float = 1.0
-    passes_at: float = 0.5
-    """The least value that a `veto` lets pass where it is given no bound."""
-
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        on_error: OnError = "raise",
-        partial: bool | None = None,
-        cost: float | None = None,
-    ) -> None:
-        if on_error not in ("raise", "exclude"):
-            raise ConfigurationError(f'on_error is {on_error!r}; expected "raise" or "exclude"')
-        self.name = type(self).__name__.lower() if name is None else name
-        if not self.name or "." in self.name:
-            raise ConfigurationError(f"the name of a reward is {self.name!r}; expected something without a full stop")
-        self.on_error: OnError = on_error
-        self.partial = type(self).partial if partial is None else partial
-        self.cost = type(self).cost if cost is None else cost
-
-    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
-        """Score candidates; equal ones are scored once.
-
-        Raises:
-            RewardError: The reward raised, or returned what is no finite number a candidate (`on_error="raise"`).
-        """
-        from aisp.rewards.loop import run
-
-        distinct, places = unique(candidates)
-        scores = run(self._achecked(distinct)) if self.is_async else self._checked(distinct)
-        return [scores[place] for place in places]
-
-    async def ascore(self, candidates: Sequence[Candidate]) -> list[Score]:
-        """Score candidates without blocking the caller's event loop. See `score`."""
-        import asyncio
-
-        from aisp.rewards.loop import submit
-
-        if not self.is_async:
-            return await asyncio.to_thread(self.score, candidates)
-        distinct, places = unique(candidates)
-        scores = await asyncio.wrap_future(submit(self._achecked(distinct)))
-        return [scores[place] for place in places]
-
     def session(self) -> Reward:
         """Return what scores one request: it may remember and calibrate; this reward itself stays as it is."""
-        from aisp.rewards.session import Memo
-
         return Memo(self)
 
     def fresh(self) -> Reward:
         """Return this reward with the state that one request needs; itself where it needs none."""
         return self
 
-    def config(self) -> Mapping[str, Any]:
-        """Return what makes this reward score as it does, as JSON."""
-        return {}
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of type and configuration: two rewards that may score differently never share one."""
-        from aisp.version import __version__
-
-        kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        content = [kind, __version__, self.name, self.on_error, self.config()]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    @property
-    def is_async(self) -> bool:
-        """Whether `_ascore` is what scores."""
-        return type(self)._score is Reward._score
-
-    def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        """Return one verdict a candidate."""
-        raise NotImplementedError
-
-    async def _ascore(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        """Return one verdict a candidate, on the event loop that the package owns."""
-        raise NotImplementedError
-
-    def _checked(self, candidates: Sequence[Candidate]) -> list[Score]:
-        if not candidates:
-            return []
-        try:
-            verdicts: Sequence[Any] = self._score(candidates)
-        except Exception as error:
-            if isinstance(error, RewardError) and self.on_error == "raise":
-                raise
-            if self.on_error == "exclude" and len(candidates) > 1:
-                return [self._checked([candidate])[0] for candidate in candidates]
-            return [self._failed(candidate, error) for candidate in candidates]
-        return self._verdicts(candidates, verdicts)
-
-    async def _achecked(self, candidates: Sequence[Candidate]) -> list[Score]:
-        if not candidates:
-            return []
-        try:
-            verdicts: Sequence[Any] = await self._ascore(candidates)
-        except Exception as error:
-            if isinstance(error, RewardError) and self.on_error == "raise":
-                raise
-            if self.on_error == "exclude" and len(candidates) > 1:
-                return [(await self._achecked([candidate]))[0] for candidate in candidates]
-            return [self._failed(candidate, error) for candidate in candidates]
-        return self._verdicts(candidates, verdicts)
-
-    def _verdicts(self, candidates: Sequence[Candidate], verdicts: Sequence[Any]) -> list[Score]:
-        if not hasattr(verdicts, "__len__") or len(verdicts) != len(candidates):
-            got = f"{len(verdicts)} verdicts" if hasattr(verdicts, "__len__") else type(verdicts).__name__
-            raise RewardError(
-                f"reward {self.name!r} returned {got} for {len(candidates)} candidates; expected one a candidate"
-            )
-        return [self._verdict(candidate, verdict) for candidate, verdict in zip(candidates, verdicts, strict=True)]
-
-    def _verdict(self, candidate: Candidate, verdict: Any) -> Score:
-        if isinstance(verdict, Score):
-            if not verdict.usable or math.isfinite(verdict.value):
-                return verdict if verdict.parts or not verdict.usable else self._named(verdict)
-            return self._failed(candidate, f"a score of {verdict.value}")
-        if hasattr(verdict, "item") and getattr(verdict, "size", 1) in (1, ()):
-            verdict = verdict.item()
-        if isinstance(verdict, numbers.Real) and math.isfinite(float(verdict)):
-            return self._named(Score(value=float(verdict)))
-        return self._failed(candidate, f"{verdict!r}, where a finite number was expected")
-
-    def _named(self, score: Score) -> Score:
-        """Give a score its own value as its one named part."""
-        return Score(
-            value=score.value,
-            parts={self.name: score.value},
-            comment=score.comment,
-            vetoed=score.vetoed,
-            error=score.error,
-        )
-
-    def _failed(self, candidate: Candidate, reason: Exception | str) -> Score:
-        shown = candidate.text if len(candidate.text) <= _SHOWN else candidate.text[:_SHOWN] + "…"
-        what = f"raised {reason!r}" if isinstance(reason, Exception) else f"returned {reason}"
-        message = f"reward {self.name!r} {what} on the candidate {shown!r}"
-        if self.on_error == "exclude":
-            return Score(value=math.nan, error=message)
-        hint = "; mend the reward, or let it drop such candidates with on_error='exclude'"
-        raise RewardError(message + hint) from (reason if isinstance(reason, Exception) else None)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(name={self.name!r})"
+    def leaves(self) -> Iterator[Reward]:
+        """Yield the rewards that this one is made of, with repeats; itself where it is made of none."""
+        yield self
 
     def __add__(self, other: Reward | float) -> Sum:
-        from aisp.rewards.algebra import add
-
         return add(self, other)
 
     def __radd__(self, other: Reward | float) -> Sum:
-        from aisp.rewards.algebra import add
-
         return add(other, self)
 
     def __sub__(self, other: Reward | float) -> Sum:
-        from aisp.rewards.algebra import add, scaled
-
         return add(self, scaled(other, -1.0) if isinstance(other, Reward) else -other)
 
     def __rsub__(self, other: float) -> Sum:
-        from aisp.rewards.algebra import add, scaled
-
         return add(other, scaled(self, -1.0))
 
     def __mul__(self, factor: float) -> Scaled:
-        from aisp.rewards.algebra import scaled
-
         return scaled(self, factor)
 
     __rmul__ = __mul__
@@ -218,29 +73,257 @@ class Reward:
 
     def clip(self, low: float | None = None, high: float | None = None) -> Clip:
         """Return this reward held within bounds; None leaves a side open."""
-        from aisp.rewards.algebra import Clip
-
         return Clip(self, low, high)
 
 
-def candidate_key(candidate: Candidate) -> str:
-    """Return what two candidates must share to be scored alike."""
-    # The ids of tool calls are drawn afresh for every candidate and mean nothing to a reward.
-    calls = [{key: value for key, value in call.items() if key != "id"} for call in candidate.tool_calls]
-    said = [candidate.text, candidate.reasoning, calls, candidate.invalid_tool_calls, candidate.structure]
-    content = [*said, candidate.messages, candidate.reference]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
+class Combined(Reward):
+    """A reward made of others. What they could not score, it could not; what they vetoed is vetoed."""
+
+    def __init__(self, *parts: Reward, name: str | None = None) -> None:
+        strangers = [part for part in parts if not isinstance(part, Reward)]
+        if strangers:
+            raise ConfigurationError(
+                f"{strangers[0]!r} is a {type(strangers[0]).__name__}, not a reward; make one of a function with "
+                "aisp.rewards.FunctionReward"
+            )
+        super().__init__(
+            name=name or type(self).__name__.lower(),
+            # Where every part leaves out what it can't score, so does the whole: its own sum may overflow.
+            on_error="exclude" if parts and all(part.on_error == "exclude" for part in parts) else "raise",
+            partial=all(part.partial for part in parts),
+            cost=sum(part.cost for part in parts),
+        )
+        self.parts = parts
+
+    def check(self) -> None:
+        for part in self.parts:
+            part.check()
+
+    def fresh(self) -> Reward:
+        clone: Combined = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__, parts=tuple(part.fresh() for part in self.parts))
+        return clone
+
+    def leaves(self) -> Iterator[Reward]:
+        for part in self.parts:
+            yield from part.leaves()
+
+    def config(self) -> Mapping[str, Any]:
+        return {"parts": [part.fingerprint for part in self.parts]}
+
+    def _handed(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return candidates  # each part copies for itself
+
+    def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        columns: list[list[Score | None]] = [[None] * len(candidates) for _ in self.parts]
+        open_rows = list(range(len(candidates)))
+        for column in sorted(range(len(self.parts)), key=lambda i: (not self.parts[i].gate, self.parts[i].cost)):
+            scores = self.parts[column].score([candidates[row] for row in open_rows])
+            for row, score in zip(open_rows, scores, strict=True):
+                columns[column][row] = score
+            open_rows = [row for row, score in zip(open_rows, scores, strict=True) if score.usable]
+        return [self._combined([column[row] for column in columns]) for row in range(len(candidates))]
+
+    def _combined(self, scores: Sequence[Score | None]) -> Score:
+        known = [score for score in scores if score is not None]
+        parts = self._parts(scores)
+        comment = "; ".join(score.comment for score in known if score.comment) or None
+        closed = next((score for score in known if not score.usable), None)
+        if closed is not None:  # dearer parts were spared
+            return replace(closed, parts=parts, comment=comment)
+        return Score(value=self.combine([score.value for score in known]), parts=parts, comment=comment)
+
+    def _parts(self, scores: Sequence[Score | None]) -> dict[str, float]:
+        parts: dict[str, float] = {}
+        for part, score in zip(self.parts, scores, strict=True):
+            for name, value in ({} if score is None else score.parts).items():
+                parts[free_name(part_prefix(part) + name, parts)] = value
+        return parts
+
+    def combine(self, values: Sequence[float]) -> float:
+        """Return the value of this reward from those of its parts, in their order."""
+        raise NotImplementedError
+
+    def signs(self) -> Sequence[int | None]:
+        """Return 1 for each part that enters the value as it is, -1 if turned, 0 if not, None if not in the trace."""
+        return [1] * len(self.parts)
 
 
-def unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[int]]:
-    """Return the distinct candidates, and for each given one its place among them."""
-    distinct: list[Candidate] = []
-    known: dict[str, int] = {}
-    places = []
-    for candidate in candidates:
-        key = candidate_key(candidate)
-        if key not in known:
-            known[key] = len(distinct)
-            distinct.append(candidate)
-        places.append(known[key])
-    return distinct, places
+class Sum(Combined):
+    """The sum of its parts, and a constant."""
+
+    def __init__(self, *parts: Reward, constant: float = 0.0, name: str | None = None) -> None:
+        plain = [part for part in parts if isinstance(part, Sum) and part.name == "sum"]
+        flat = [
+            inner for part in parts for inner in (part.parts if isinstance(part, Sum) and part in plain else (part,))
+        ]
+        super().__init__(*flat, name=name)
+        self.constant: float = constant + sum(part.constant for part in plain)
+
+    def config(self) -> Mapping[str, Any]:
+        return {**super().config(), "constant": self.constant}
+
+    def combine(self, values: Sequence[float]) -> float:
+        return math.fsum(values) + self.constant
+
+    def with_weights(self, weights: Mapping[str, float]) -> Sum:
+        """Return this sum with other weights for some of its parts, by name.
+
+        Raises:
+            ConfigurationError: A name that is none of the parts'.
+        """
+        names = {part.name: part for part in self.parts}
+        unknown = sorted(weights.keys() - names.keys())
+        if unknown:
+            raise ConfigurationError(
+                f"no part is called {', '.join(unknown)}; this reward has {', '.join(sorted(names))}"
+            )
+        parts = [
+            scaled(part.reward if isinstance(part, Scaled) else part, weights[part.name])
+            if part.name in weights
+            else part
+            for part in self.parts
+        ]
+        return Sum(*parts, constant=self.constant, name=self.name)
+
+
+class Scaled(Combined):
+    """A reward times a number. Its part in the trace is the unscaled value."""
+
+    def __init__(self, reward: Reward, factor: float) -> None:
+        super().__init__(reward, name=reward.name)
+        self.factor = finite_number(factor, "the factor of a reward")
+
+    @property
+    def reward(self) -> Reward:
+        return self.parts[0]
+
+    def config(self) -> Mapping[str, Any]:
+        return {**super().config(), "factor": self.factor}
+
+    def combine(self, values: Sequence[float]) -> float:
+        return self.factor * values[0]
+
+    def signs(self) -> Sequence[int | None]:
+        return [(self.factor > 0) - (self.factor < 0)]
+
+
+class Clip(Combined):
+    """A reward held within bounds; None leaves a side open."""
+
+    def __init__(self, reward: Reward, low: float | None = None, high: float | None = None) -> None:
+        super().__init__(reward, name=reward.name)
+        self.low = -math.inf if low is None else finite_number(low, "low")
+        self.high = math.inf if high is None else finite_number(high, "high")
+        if self.low > self.high:
+            raise ConfigurationError(f"clip has low={low} above high={high}; swap them")
+
+    def config(self) -> Mapping[str, Any]:
+        return {**super().config(), "low": self.low, "high": self.high}
+
+    def combine(self, values: Sequence[float]) -> float:
+        return min(max(values[0], self.low), self.high)
+
+
+class Memo(Reward):
+    """Remembers the scores of a reward for the length of a request.
+
+    Equal candidates are scored once, across rounds too, and by a part that occurs twice.
+
+    Args:
+        reward: What scores; it is asked for the state of its own that a request needs.
+    """
+
+    def __init__(self, reward: Reward) -> None:
+        super().__init__(name=reward.name, on_error=reward.on_error, partial=reward.partial, cost=reward.cost)
+        self._reward = _sharing(reward.fresh())
+        self._known: dict[str, Score] = {}
+
+    def check(self) -> None:
+        self._reward.check()
+
+    def session(self) -> Reward:
+        return self
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        keys, new = self._new(candidates)
+        return self._recall(keys, new, self._reward.score(list(new.values())) if new else [])
+
+    async def ascore(self, candidates: Sequence[Candidate]) -> list[Score]:
+        keys, new = self._new(candidates)
+        return self._recall(keys, new, await self._reward.ascore(list(new.values())) if new else [])
+
+    @property
+    def is_async(self) -> bool:
+        return self._reward.is_async
+
+    @property
+    def fingerprint(self) -> str:
+        return self._reward.fingerprint
+
+    def _new(self, candidates: Sequence[Candidate]) -> tuple[list[str], dict[str, Candidate]]:
+        """Return the candidates' keys, and those of them that have no score yet."""
+        keys = [candidate_key(candidate) for candidate in candidates]
+        return keys, {key: c for key, c in zip(keys, candidates, strict=True) if key not in self._known}
+
+    def _recall(self, keys: Sequence[str], new: Mapping[str, Candidate], scores: Sequence[Score]) -> list[Score]:
+        self._known.update(zip(new, scores, strict=True))
+        return [self._known[key] for key in keys]
+
+
+def add(one: Reward | float, other: Reward | float) -> Sum:
+    """Return the sum of two rewards, or of a reward and a number."""
+    rewards = [term for term in (one, other) if not isinstance(term, numbers.Real)]
+    constant = sum(finite_number(term, "a term") for term in (one, other) if isinstance(term, numbers.Real))
+    return Sum(*rewards, constant=constant)  # type: ignore[arg-type]
+
+
+def scaled(reward: Reward, factor: float) -> Scaled:
+    """Return a reward times a number; factors of factors are one."""
+    if isinstance(reward, Scaled):
+        return Scaled(reward.reward, reward.factor * finite_number(factor, "the factor of a reward"))
+    return Scaled(reward, factor)
+
+
+def part_prefix(part: Reward) -> str:
+    """Return what stands before the names of a part's own parts."""
+    return f"{part.name}." if isinstance(part, Combined) and len(part.parts) > 1 else ""
+
+
+def free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """Return a name that is not taken yet: a second one of the same name is called name_2."""
+    if name not in taken:
+        return name
+    return next(f"{name}_{i}" for i in range(2, len(taken) + 3) if f"{name}_{i}" not in taken)
+
+
+def finite_number(value: Any, what: str) -> float:
+    """Return a number that an operator was given.
+
+    Raises:
+        ConfigurationError: Something else, as a reward or infinity.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ConfigurationError(
+            f"{what} is {value!r}; expected a finite number (rewards are multiplied with product())"
+        )
+    return float(value)
+
+
+def _sharing(reward: Reward) -> Reward:
+    """Return a reward in which a part that occurs several times, as in `kind + veto(kind)`, is asked once."""
+    occurs = Counter(id(leaf) for leaf in reward.leaves())
+    memos: dict[int, Memo] = {}
+
+    def rebuilt(node: Reward) -> Reward:
+        if isinstance(node, Combined):
+            clone = copy.copy(node)
+            clone.parts = tuple(rebuilt(part) for part in node.parts)
+            return clone
+        if occurs[id(node)] == 1:
+            return node
+        if id(node) not in memos:
+            memos[id(node)] = Memo(node)
+        return memos[id(node)]
+
+    return rebuilt(reward) if max(occurs.values(), default=0) > 1 else reward

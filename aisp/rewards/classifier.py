@@ -1,4 +1,7 @@
-"""Sequence classifiers and reward models of transformers, as rewards."""
+"""Sequence classifiers and reward models of transformers, as rewards.
+
+torch and transformers take seconds to import, so they are imported when a model is first needed.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aisp.errors import ConfigurationError, ModelNotFoundError, UnsupportedModelError
+from aisp.errors import ConfigurationError, UnsupportedModelError
+from aisp.models import devices
 from aisp.records import Candidate, Score
+from aisp.rewards import checkpoints
 from aisp.rewards.base import Reward
 from aisp.rewards.encoding import Encoded, encode_chat, encode_texts, padded, padded_batches, tokens_read
 from aisp.rewards.function import last_user_text
@@ -87,6 +92,22 @@ class Classifier(Reward):
         }
         return {**own, "object": None if self._loaded is None or self.source else id(self._loaded[0])}
 
+    def check(self) -> None:
+        """Find a checkpoint that isn't there or brings code, and a label that it doesn't have.
+
+        Raises:
+            ModelNotFoundError: There is no such checkpoint.
+            UnsupportedModelError: It brings code of its own.
+            ConfigurationError: Settings that don't fit it.
+        """
+        if self.source is None or self._loaded is not None:
+            return
+        config = checkpoints.find(self.source, self.name, "classifier")
+        labels = config.get("id2label")
+        if isinstance(labels, dict) and labels:
+            numbers = {name: int(number) for number, name in labels.items()}
+            self._label_of(len(labels), config.get("label2id") or numbers)
+
     def load(self) -> tuple[Any, Any]:
         """Return model and tokenizer, loaded the first time.
 
@@ -160,7 +181,11 @@ class Classifier(Reward):
             )
 
     def _label(self, model: Any) -> int:
-        count, names = int(model.config.num_labels), {str(k): v for k, v in (model.config.label2id or {}).items()}
+        return self._label_of(int(model.config.num_labels), model.config.label2id or {})
+
+    def _label_of(self, count: int, numbers: Mapping[str, int]) -> int:
+        """Return the number of the label that counts, of `count`."""
+        names = {str(name): number for name, number in numbers.items()}
         if count == 1 and self.output in ("margin", "expected"):
             raise ConfigurationError(
                 f'output is "{self.output}" but the model has one logit; take "logit" or "probability"'
@@ -174,19 +199,17 @@ class Classifier(Reward):
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from aisp.models.devices import resolve_device
-
-        source, device = str(self.source), resolve_device(self.device or "cpu")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+        source, device = str(self.source), devices.resolve_device(self.device or "cpu")
+        checkpoints.find(source, self.name, "classifier")
+        with checkpoints.named(source, self.name, "classifier"):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model, found = AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=getattr(torch, self.dtype or "float32"), use_safetensors=True, output_loading_info=True
+                source,
+                dtype=getattr(torch, self.dtype or "float32"),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
-            raise ModelNotFoundError(
-                f"reward {self.name!r}: there is no classifier at {self.source!r}: {error}; "
-                "give a checkpoint directory or a hub id"
-            ) from error
         if found["missing_keys"]:  # which transformers would draw at random
             missing = ", ".join(sorted(found["missing_keys"]))
             raise UnsupportedModelError(

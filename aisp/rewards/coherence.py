@@ -1,4 +1,7 @@
-"""Coherence with the prompt: the cosine of sentence embeddings."""
+"""Coherence with the prompt: the cosine of sentence embeddings.
+
+torch and transformers take seconds to import, so they are imported when the encoder is first needed.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aisp.errors import ConfigurationError, ModelNotFoundError
+from aisp.errors import ConfigurationError
+from aisp.models import devices
 from aisp.records import Candidate, Score
+from aisp.rewards import checkpoints
 from aisp.rewards.base import Reward
 from aisp.rewards.encoding import Encoded, encode_texts, padded, padded_batches, tokens_read
 from aisp.rewards.function import last_user_text
@@ -57,6 +62,16 @@ class Coherence(Reward):
 
     def config(self) -> Mapping[str, Any]:
         return {"source": self.source, "pooling": self.pooling}
+
+    def check(self) -> None:
+        """Find a checkpoint that isn't there or brings code.
+
+        Raises:
+            ModelNotFoundError: There is no such checkpoint.
+            UnsupportedModelError: It brings code of its own.
+        """
+        if self._loaded is None:
+            checkpoints.find(self.source, self.name, "sentence encoder")
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
         model, tokenizer = self._load()
@@ -110,15 +125,9 @@ class Coherence(Reward):
     def _from_pretrained(self) -> tuple[Any, Any]:
         from transformers import AutoModel, AutoTokenizer
 
-        from aisp.models.devices import resolve_device
-
-        device = resolve_device(self.device or "cpu")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.source)
-            model = AutoModel.from_pretrained(self.source, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise ModelNotFoundError(
-                f"reward {self.name!r}: there is no sentence encoder at {self.source!r}: {error}; "
-                "give a checkpoint directory or a hub id"
-            ) from error
+        device = devices.resolve_device(self.device or "cpu")
+        checkpoints.find(self.source, self.name, "sentence encoder")
+        with checkpoints.named(self.source, self.name, "sentence encoder"):
+            tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
+            model = AutoModel.from_pretrained(self.source, use_safetensors=True, trust_remote_code=False)
         return model.to(device).eval().requires_grad_(False), tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
 from aisp.rewards.base import Reward, Verdict
+from aisp.rewards.scope import stop_if_given_up
+from aisp.rewards.scorer import is_own_failure
 
 Binders = Mapping[str, Callable[[Candidate], Any]]
 
@@ -66,12 +69,26 @@ class FunctionReward(Reward):
         return is_async(self.function)
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        return [self._call(candidate) for candidate in candidates]
+        return [self._tried(candidate) for candidate in candidates]
 
     async def _ascore(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
-        import asyncio
+        return list(await asyncio.gather(*(self._atried(candidate) for candidate in candidates)))
 
-        return list(await asyncio.gather(*(self._call(candidate) for candidate in candidates)))
+    # What fails is named here, where it is known which candidate it was.
+    def _tried(self, candidate: Candidate) -> Verdict:
+        stop_if_given_up()
+        try:
+            return self._call(candidate)  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001 - raised again, or written into the score
+            return self._failed(candidate, error)
+
+    async def _atried(self, candidate: Candidate) -> Verdict:
+        try:
+            return await self._call(candidate)  # type: ignore[no-any-return]
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
+            return self._failed(candidate, error)
 
     def _call(self, candidate: Candidate) -> Any:
         given = {name: give(candidate) for name, give in self._bound.items()}

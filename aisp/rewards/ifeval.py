@@ -8,6 +8,7 @@ row {"prompt", "instruction_id_list", "kwargs"}
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from aisp.errors import ConfigurationError, RewardError
-from aisp.jsonl import result_key
 from aisp.records import Candidate, Score
 from aisp.rewards.rules import (
     Avoids,
@@ -42,7 +42,8 @@ from aisp.rewards.rules import (
 )
 
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_TITLE = r"<<[^\n]*[^\s<>][^\n]*>>"
+# <<something>> on one line: from its first << past blanks and brackets to its last >>. Atomic groups keep it linear.
+_TITLE = r"(?m)^(?>[^\n]*?<<)(?>(?:(?!\n)[\s<>])*)[^\s<>](?>[^\n]*>>)"
 _NEARLY_A_TITLE = r"<[^<>\n]+>|^\s*#"
 
 
@@ -62,18 +63,18 @@ class Row(Every):
         self.instructions = tuple(instruction_id_list)
         super().__init__(*map(instruction, instruction_id_list, kwargs), **{"name": "ifeval", **options})
 
-    def check(self, text: str) -> float:
-        return super().check(text) if text.strip() else 0.0
+    def grade_text(self, text: str) -> float:
+        return super().grade_text(text) if text.strip() else 0.0
 
     def broken(self, text: str) -> list[str]:
         """Return the ids of the instructions that a response does not keep."""
-        grades = [rule.check(text) if text.strip() else 0.0 for rule in self.rules]
+        grades = [rule.grade_text(text) if text.strip() else 0.0 for rule in self.rules]
         return [name for name, grade in zip(self.instructions, grades, strict=True) if grade < 1.0]
 
     def grade(self, candidate: Candidate) -> Score:
         broken = self.broken(candidate.text)
         comment = f"not kept: {', '.join(broken)}" if broken else None
-        return Score(value=self.check(candidate.text), comment=comment)
+        return Score(value=self.grade_text(candidate.text), comment=comment)
 
 
 class IFEval(Graded):
@@ -95,7 +96,7 @@ class IFEval(Graded):
         self._made: dict[str, Row] = {}
         for number, row in enumerate(read, start=1):
             self._add(number, row)
-        self.rows = result_key(*((prompt, row.fingerprint) for prompt, row in self._rows.items()))
+        self.rows = _digest([(prompt, row.fingerprint) for prompt, row in self._rows.items()])
 
     def row(self, candidate: Candidate) -> Row:
         """Return the row that a candidate is graded by.
@@ -104,7 +105,7 @@ class IFEval(Graded):
             RewardError: There is none.
         """
         if isinstance(candidate.reference, Mapping) and "instruction_id_list" in candidate.reference:
-            key = result_key(candidate.reference)
+            key = _digest(candidate.reference)
             if key not in self._made:
                 self._made[key] = make_row(candidate.reference)
             return self._made[key]
@@ -224,6 +225,10 @@ INSTRUCTIONS: Mapping[str, Callable[..., Rule]] = {
     "startend:end_checker": lambda end_phrase: Ends(end_phrase),
     "startend:quotation": lambda: Wrapped('"'),
 }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> list[Mapping[str, Any]]:

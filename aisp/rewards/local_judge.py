@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from aisp.errors import ConfigurationError
-from aisp.records import Candidate, Score
+from aisp import engines, models
+from aisp.errors import ConfigurationError, UnsupportedModelError
+from aisp.records import Candidate, FloatArray, Message, Score
 from aisp.rewards.base import Reward
 from aisp.rewards.rubric import Criterion, Rubric, describe, messages_for
+from aisp.rewards.scope import stop_if_given_up
 
-if TYPE_CHECKING:
-    from aisp.models import LoadedModel
+_OFFER = "next_token_log_probs"
+
+
+class Codec(Protocol):
+    """What turns messages into prompt tokens."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def encode(self, messages: Sequence[Message]) -> list[int]: ...
+
+
+class _Asked(NamedTuple):
+    """Who is asked for probabilities, and in which tokens."""
+
+    engine: Any
+    codec: Codec
+
+    def log_probs(self, prompt: Sequence[int], next_tokens: Sequence[int]) -> FloatArray:
+        found: FloatArray = self.engine.log_probs(prompt, next_tokens)
+        return found
 
 
 class LocalJudge(Reward):
-    """Scores with a local chat model that reads a rubric.
+    """Scores with a chat model that reads a rubric, on any engine that offers next-token log-probabilities.
 
     The verdict on a criterion is the expected level under the model's probabilities of the levels' digits: graded,
     where an answer drawn from the model would be a coin toss. What prompts share (the request, and between criteria
@@ -26,12 +51,15 @@ class LocalJudge(Reward):
 
     Args:
         rubric: A `Rubric`, criteria, or a question about the answer.
-        model: What `aisp.models.load` takes.
-        dtype: Of its weights.
+        model: What `aisp.models.load` takes: a name, which is loaded when it is first needed, or a loaded model.
+        engine: In place of a model, an engine that has it: with `codec`, `log_probs`, and "next_token_log_probs" among
+            what it `offers`.
+        dtype: Of the weights of a model that is named.
         device: Where it runs.
 
     Raises:
-        ConfigurationError: No rubric; a tokenizer that has no token of its own for a digit.
+        ConfigurationError: Something else than a rubric; both a model and an engine, or neither.
+        UnsupportedModelError: An engine that doesn't offer next-token log-probabilities.
     """
 
     cost = 50.0
@@ -40,19 +68,41 @@ class LocalJudge(Reward):
         self,
         rubric: Rubric | Criterion | str | Sequence[Criterion],
         *,
-        model: Any,
+        model: Any = None,
+        engine: Any = None,
         dtype: str | None = None,
         device: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**{"name": "judge", **options})
         self.rubric = Rubric.of(rubric)
+        if (model is None) == (engine is None):
+            given = "neither a model nor an engine" if model is None else "both a model and an engine"
+            raise ConfigurationError(f"a local judge got {given}; give model=... or engine=...")
+        if engine is not None and (dtype is not None or device is not None):
+            raise ConfigurationError(
+                f"dtype is {dtype!r} and device {device!r}, but an engine has its model already; leave them out"
+            )
         self.model, self.dtype, self.device = model, dtype, device
         self._lock = threading.Lock()
+        self._engine = None if engine is None else _checked(engine)
         self._digits: list[int] | None = None
 
+    def check(self) -> None:
+        """Find a model that isn't there.
+
+        Raises:
+            ModelNotFoundError: The name leads to no model.
+            UnsupportedModelError: Its weights are not in safetensors format.
+        """
+        if isinstance(self.model, str | os.PathLike):
+            models.check_name(self.model)
+
     def config(self) -> Mapping[str, Any]:
-        named = self.model if isinstance(self.model, str) else f"object {id(self.model)}"
+        if self.model is None:
+            named = f"engine {id(self._engine)}"
+        else:
+            named = self.model if isinstance(self.model, str) else f"object {id(self.model)}"
         return {"rubric": describe(self.rubric), "model": named, "dtype": self.dtype}
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
@@ -65,28 +115,44 @@ class LocalJudge(Reward):
 
     def expected_level(self, candidate: Candidate, criterion: Criterion) -> float:
         """Return the mean level, from 0 to the number of levels less 1."""
-        from aisp.engines import engine_for
-
-        loaded = self._loaded()
-        prompt = loaded.encode(messages_for(self.rubric, candidate, criterion))
-        engine: Any = engine_for(loaded)
-        log_p = engine.log_probs(prompt, self._digit_tokens(loaded)[: len(criterion.levels)])
+        stop_if_given_up()
+        asked = self._asked()
+        prompt = asked.codec.encode(messages_for(self.rubric, candidate, criterion))
+        log_p = asked.log_probs(prompt, self._digit_tokens(asked.codec)[: len(criterion.levels)])
         weights = np.exp(log_p - log_p.max())
         return float(weights @ np.arange(len(weights)) / weights.sum())
 
-    def _loaded(self) -> LoadedModel:
-        from aisp.models import load
+    def _asked(self) -> _Asked:
+        """Return the engine and what encodes for it. The one place that knows where a judge's engine comes from."""
+        if self._engine is not None:
+            return _Asked(self._engine, self._engine.codec)
+        loaded = models.load(self.model, dtype=self.dtype, device=self.device)
+        return _Asked(engines.engine_for(loaded), loaded)
 
-        return load(self.model, dtype=self.dtype, device=self.device)
-
-    def _digit_tokens(self, loaded: LoadedModel) -> list[int]:
+    def _digit_tokens(self, codec: Codec) -> list[int]:
         with self._lock:
             if self._digits is None:
-                encoded = [loaded.tokenizer.encode(str(d), add_special_tokens=False) for d in range(1, 10)]
+                encoded = [codec.tokenizer.encode(str(d), add_special_tokens=False) for d in range(1, 10)]
                 if any(len(ids) != 1 for ids in encoded) or len({ids[0] for ids in encoded}) < len(encoded):
                     raise ConfigurationError(
-                        f"the tokenizer of {loaded.name} has no token of its own for each digit, so levels can't be "
+                        f"the tokenizer of {codec.name} has no token of its own for each digit, so levels can't be "
                         "told apart by one; judge with aisp_langchain.rewards.RubricJudge, or another model"
                     )
                 self._digits = [ids[0] for ids in encoded]
             return self._digits
+
+
+def _checked(engine: Any) -> Any:
+    """Refuse an engine that a judge can't ask."""
+    if not callable(getattr(engine, "log_probs", None)) or not hasattr(engine, "codec"):
+        raise ConfigurationError(
+            f"engine is a {type(engine).__name__}; expected an engine with `codec` and `log_probs`, as "
+            "aisp.engines.engine_for returns; a model's name goes to model=..."
+        )
+    offers = frozenset(engine.offers)
+    if _OFFER not in offers:
+        raise UnsupportedModelError(
+            f"the engine {type(engine).__name__} offers {', '.join(sorted(offers)) or 'nothing'}, and a judge needs "
+            f"{_OFFER}; judge on another engine, or with aisp_langchain.rewards.RubricJudge"
+        )
+    return engine

@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.algebra import Sum
-from aisp.rewards.base import Reward
+from aisp.rewards.base import Reward, Sum
 
 
 class Preferences(BaseModel):

@@ -5,7 +5,8 @@
     /pooling   texts -> the pooled output, one number a text                 reward models
 
 One client a reward, whose connections are reused; requests run side by side on the event loop that the package owns, so
-many at a time and no more. What may pass (a busy or restarting server, a cut connection, a time-out) is tried again.
+many at a time and no more. What may pass (a busy or restarting server, a cut connection, a time-out) is tried again. An
+answer is read within a time and up to a size, whatever the server sends.
 """
 
 from __future__ import annotations
@@ -14,35 +15,20 @@ import asyncio
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import httpx
 
 from aisp.errors import ConfigurationError, RewardError
 from aisp.records import Candidate
 from aisp.rewards.base import Reward
+from aisp.rewards.event_loop import close_soon
+from aisp.rewards.exchange import NoAnswerError, ServerError, post
 from aisp.rewards.function import last_user_text
-from aisp.rewards.loop import submit
-from aisp.rewards.retry import Patience
-
-if TYPE_CHECKING:
-    import httpx
+from aisp.rewards.retry import RetryPolicy
 
 Endpoint = Literal["score", "classify", "pooling"]
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class ServerError(RewardError):
-    """A server that answered with an error.
-
-    Args:
-        message: What it said.
-        status: The HTTP status.
-        retry_after: Seconds that it asks to wait; None where it doesn't.
-    """
-
-    def __init__(self, message: str, status: int, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after = retry_after
 
 
 class Remote(Reward):
@@ -57,8 +43,9 @@ class Remote(Reward):
         api_key: Sent as a bearer token; the environment variable AISP_API_KEY by default.
         batch: Candidates a request.
         concurrency: Requests in flight at once.
-        timeout: Seconds a try.
-        patience: When to try again.
+        timeout: Seconds that a try takes at most, from the connection to the answer's last byte.
+        max_bytes: Bytes of an answer at most, as sent and unpacked.
+        retry: When to try again, and how long in all.
 
     Raises:
         ConfigurationError: Settings that contradict each other.
@@ -78,7 +65,8 @@ class Remote(Reward):
         batch: int = 16,
         concurrency: int = 8,
         timeout: float = 30.0,
-        patience: Patience | None = None,
+        max_bytes: int = 16 * 1024 * 1024,
+        retry: RetryPolicy | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -90,20 +78,15 @@ class Remote(Reward):
             )
         if chat and endpoint != "pooling":
             raise ConfigurationError(f"endpoint {endpoint!r} takes no conversation; leave chat out")
-        for name, value in (("batch", batch), ("concurrency", concurrency), ("timeout", timeout)):
+        sizes = {"batch": batch, "concurrency": concurrency, "timeout": timeout, "max_bytes": max_bytes}
+        for name, value in sizes.items():
             if not value > 0:
                 raise ConfigurationError(f"{name} is {value}; expected a number above 0")
-        self.base_url, self.model, self.endpoint, self.label, self.chat = (
-            base_url.rstrip("/"),
-            model,
-            endpoint,
-            label,
-            chat,
-        )
-        self.batch, self.timeout, self.patience = 1 if chat else batch, timeout, patience or Patience()
-        self._key = os.environ.get("AISP_API_KEY") if api_key is None else api_key
-        self._slots = asyncio.Semaphore(concurrency)
-        self._client: httpx.AsyncClient | None = None
+        self.base_url, self.model, self.endpoint = base_url.rstrip("/"), model, endpoint
+        self.label, self.chat, self.batch = label, chat, 1 if chat else batch
+        self.timeout, self.max_bytes, self.retry = timeout, max_bytes, retry or RetryPolicy()
+        key = os.environ.get("AISP_API_KEY") if api_key is None else api_key
+        self._connections = _Connections(self.base_url, key, timeout, concurrency)
 
     def config(self) -> Mapping[str, Any]:
         return {
@@ -120,11 +103,20 @@ class Remote(Reward):
         return [value for values in found for value in values]
 
     async def _batch(self, candidates: Sequence[Candidate]) -> list[float]:
-        async with self._slots:
-            async for attempt in self.patience.aretrying(_may_pass):
+        client, slots = self._connections.here()
+        async with slots:
+            until = asyncio.get_running_loop().time() + self.retry.deadline
+            async for attempt in self.retry.aretrying(_may_pass):
                 with attempt:
-                    answer = await self._post(self._payload(candidates))
+                    answer = await self._post(client, self._payload(candidates), until)
         return self._values(answer, len(candidates))
+
+    async def _post(self, client: httpx.AsyncClient, payload: Mapping[str, Any], until: float) -> Any:
+        """Ask once; `until` is the loop's time at which all tries end."""
+        left = max(until - asyncio.get_running_loop().time(), 0.0)
+        return await post(
+            client, f"/{self.endpoint}", payload, seconds=min(self.timeout, left), max_bytes=self.max_bytes
+        )
 
     def _payload(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
         texts = [candidate.text for candidate in candidates]
@@ -137,34 +129,12 @@ class Remote(Reward):
             return {"model": self.model, "messages": messages}
         return {"model": self.model, "input": texts}
 
-    async def _post(self, payload: Mapping[str, Any]) -> Any:
-        """Ask once."""
-        response = await self._connected().post(f"/{self.endpoint}", json=payload)
-        if response.status_code != 200:
-            after = response.headers.get("retry-after", "")
-            raise ServerError(
-                f"{self.base_url}/{self.endpoint} answered {response.status_code}: {response.text[:200]}",
-                response.status_code,
-                float(after) if after.replace(".", "", 1).isdigit() else None,
-            )
-        return response.json()
-
-    def _connected(self) -> httpx.AsyncClient:
-        """Return the one client, made on the loop that it lives on."""
-        import httpx
-
-        if self._client is None:
-            headers = {} if not self._key else {"Authorization": f"Bearer {self._key}"}
-            self._client = httpx.AsyncClient(base_url=self.base_url, headers=headers, timeout=self.timeout)
-            weakref.finalize(self, _close, self._client)
-        return self._client
-
     def _values(self, answer: Any, count: int) -> list[float]:
         """Read one number a candidate, in the order of `index`."""
         try:
             rows = sorted(answer["data"], key=lambda row: row.get("index", 0))
             values = [self._value(row) for row in rows]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RewardError(
                 f"{self.base_url}/{self.endpoint} answered {str(answer)[:200]}, not of the expected shape: {error!r}"
             ) from error
@@ -191,15 +161,34 @@ class Remote(Reward):
         raise ValueError(f"label {self.label!r} did not win, and the answer doesn't name the labels")
 
 
-def _close(client: httpx.AsyncClient) -> None:
-    """Close a client on the loop that its connections live on."""
-    submit(client.aclose())
+class _Here(NamedTuple):
+    """What belongs to one event loop."""
+
+    client: httpx.AsyncClient
+    slots: asyncio.Semaphore
+
+
+class _Connections:
+    """The one client of a reward, made on the loop that it lives on, and anew where that loop was replaced."""
+
+    def __init__(self, base_url: str, key: str | None, timeout: float, concurrency: int) -> None:
+        self._headers = {} if not key else {"Authorization": f"Bearer {key}"}
+        self._base_url, self._timeout, self._concurrency = base_url, timeout, concurrency
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._here: _Here | None = None
+
+    def here(self) -> _Here:
+        """Return what belongs to the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._here is None or self._loop is not loop:
+            client = httpx.AsyncClient(base_url=self._base_url, headers=self._headers, timeout=self._timeout)
+            self._loop, self._here = loop, _Here(client, asyncio.Semaphore(self._concurrency))
+            weakref.finalize(self, close_soon, loop, client.aclose).atexit = False  # the process closes them anyway
+        return self._here
 
 
 def _may_pass(error: BaseException) -> bool:
     """Return whether another try may find it mended."""
     if isinstance(error, ServerError):
         return error.status in _PASSING
-    import httpx
-
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, NoAnswerError | httpx.TransportError)

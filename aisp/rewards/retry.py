@@ -8,26 +8,40 @@ from typing import Any
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_base, wait_exponential, wait_random
 
+from aisp.errors import ConfigurationError
+from aisp.rewards.scope import stop_if_given_up
 
-class Patience:
+
+class RetryPolicy:
     """How often, and for how long, something is tried again.
 
     Args:
         attempts: Tries in all, at least 1.
-        deadline: Seconds after which no new try begins.
+        deadline: Seconds for all tries and the waits between them. No try begins after it, and `Remote` ends the last
+            one there.
         first_wait: Seconds before the second try; it doubles from try to try, with jitter on top.
         longest_wait: Seconds between two tries at most.
+
+    Raises:
+        ConfigurationError: No tries, no time, or waits below 0.
     """
 
     def __init__(
         self, attempts: int = 4, deadline: float = 60.0, first_wait: float = 0.5, longest_wait: float = 10.0
     ) -> None:
+        if attempts < 1:
+            raise ConfigurationError(f"attempts is {attempts}; expected an integer >= 1 (1 tries nothing again)")
+        if not deadline > 0 or not first_wait >= 0 or not longest_wait >= 0:
+            raise ConfigurationError(
+                f"deadline is {deadline}, first_wait {first_wait} and longest_wait {longest_wait}; expected seconds, "
+                "the deadline above 0"
+            )
         self.attempts, self.deadline = attempts, deadline
         self.first_wait, self.longest_wait = first_wait, longest_wait
 
     def retrying(self, worth: Callable[[BaseException], bool]) -> Retrying:
         """Return tenacity's loop for functions; what is not worth another try is raised at once."""
-        return Retrying(**self._options(worth))
+        return Retrying(**self._options(worth), before=lambda _: stop_if_given_up())
 
     def aretrying(self, worth: Callable[[BaseException], bool]) -> AsyncRetrying:
         """Return the same for coroutines."""

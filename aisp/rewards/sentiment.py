@@ -31,6 +31,14 @@ class Sentiment(Reward):
     def config(self) -> Mapping[str, Any]:
         return {"measure": self.measure}
 
+    def check(self) -> None:
+        """Find that vaderSentiment is missing.
+
+        Raises:
+            ConfigurationError: It is.
+        """
+        _analyser()
+
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[float]:
         scores = [_analyser().polarity_scores(candidate.text) for candidate in candidates]
         if self.measure == "compound":

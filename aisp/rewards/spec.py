@@ -34,11 +34,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aisp.errors import ConfigurationError
-from aisp.rewards.algebra import Sum, scaled, veto
-from aisp.rewards.base import Reward
+from aisp.rewards.algebra import veto
+from aisp.rewards.base import Reward, Sum, scaled
 from aisp.rewards.classifier import Classifier
 from aisp.rewards.coherence import Coherence
 from aisp.rewards.function import FunctionReward
+from aisp.rewards.ifeval import IFEval
 from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.rules import as_strict
 from aisp.rewards.rules.spec import RULES
@@ -106,9 +107,6 @@ def _python(arguments: str) -> Reward:
 
 
 def _ifeval(arguments: str) -> Reward:
-    # Imported here alone: rows are the benchmarks' business, and what they build is a reward that words may name.
-    from aisp.rewards.ifeval import IFEval
-
     if not arguments:
         raise ConfigurationError("ifeval has no file; expected ifeval:FILE, as a JSONL file of IFEval's rows")
     return IFEval(arguments)

@@ -16,11 +16,10 @@ from langchain_core.runnables.base import RunnableParallel
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
-from aisp.rewards.algebra import Sum
-from aisp.rewards.base import Reward, Verdict
+from aisp.rewards.base import Reward, Sum, Verdict
 from aisp.rewards.classifier import Classifier
+from aisp.rewards.event_loop import run
 from aisp.rewards.function import BINDERS, BatchReward, Binders, FunctionReward, is_async, last_user_text
-from aisp.rewards.loop import run
 from aisp_langchain.rewards.decision import is_decision_model
 from aisp_langchain.rewards.evaluators import example_of, inputs_of, outputs_of, payload_of, run_of, to_verdict
 
@@ -69,10 +68,8 @@ def as_reward(source: Any, *, name: str | None = None) -> Reward:
     Raises:
         ConfigurationError: What can't be made a reward.
     """
-    from aisp_langchain.rewards.runnable import Reward as RewardRunnable
-
-    if isinstance(source, RewardRunnable):
-        source = source.reward
+    if isinstance(source, Runnable) and isinstance(inner := getattr(source, "reward", None), Reward):
+        source = inner  # as `aisp_langchain.rewards.Reward` holds it
     if isinstance(source, Reward):
         return source if name is None else _renamed(source, name)
     if isinstance(source, Mapping):
@@ -138,7 +135,7 @@ def _model_reward(source: Any, name: str | None) -> Reward | None:
 
         def predict(candidates: Sequence[Candidate]) -> Sequence[float]:
             pairs = [(last_user_text(candidate), candidate.text) for candidate in candidates]
-            return [float(value) for value in source.predict(pairs)]
+            return list(source.predict(pairs))
 
         return BatchReward(predict, name=name or type(source).__name__.lower())
     return None

@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
-from aisp.rewards.base import Reward
+from aisp.rewards.base import Reward, Verdict
 from aisp_langchain.rewards.evaluators import inputs_of, outputs_of
 
 _ID = "answer"
@@ -67,16 +67,16 @@ class DecisionReward(Reward):
         asked = self.question.model_dump(mode="json")
         return {"model": str(named), "question": asked, "label": self.label, "version": self._version}
 
-    def _score(self, candidates: Sequence[Candidate]) -> Sequence[float]:
+    def _score(self, candidates: Sequence[Candidate]) -> Sequence[Verdict]:
         requests = [
             {"state": [*inputs_of(candidate), outputs_of(candidate)], "questions": {_ID: self.question}}
             for candidate in candidates
         ]
         return [self._read(each) for each in self.model.batch(requests, {"max_concurrency": self.max_concurrency})]
 
-    def _read(self, response: Any) -> float:
+    def _read(self, response: Any) -> Verdict:
         found = getattr(response.answers[_ID], _READ[self.question.type])
-        return float(found[self.label]) if self.question.type == "choice" else float(found)
+        return found[self.label] if self.question.type == "choice" else found  # type: ignore[no-any-return]
 
 
 def is_decision_model(source: Any) -> bool:

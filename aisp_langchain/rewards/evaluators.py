@@ -12,7 +12,10 @@ from langchain_core.prompt_values import PromptValue
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Message, Score
-from aisp.rewards.base import Verdict
+from aisp.rewards.base import Verdict, free_name
+from aisp.rewards.function import last_user_text
+from aisp.rewards.verdicts import as_score
+from aisp_langchain.messages import to_openai
 
 
 def to_verdict(result: Any) -> Verdict:
@@ -45,19 +48,20 @@ def to_verdict_of(result: Any) -> tuple[str, Verdict]:
         key, score, comment = getattr(result, "key", None), result.score, getattr(result, "comment", None)
     else:
         key, score, comment = None, result, None
-    plain = score if comment is None or score is None else Score(value=float(score), comment=str(comment))
+    # A score of any kind goes on as it is: what is no number is refused where all verdicts are checked.
+    plain = score if comment is None or score is None else Score(value=score, comment=str(comment))
     return str(key or "score"), plain
 
 
 def _together(results: Sequence[tuple[str, Verdict]]) -> Verdict:
     if not results:
         raise ConfigurationError("a reward returned no results; expected at least one score")
-    parts, comments = {}, []
+    parts: dict[str, float] = {}
+    comments = []
     for key, verdict in results:
-        if verdict is None:
-            return None
-        parts[key] = verdict.value if isinstance(verdict, Score) else float(verdict)
-        comments += [verdict.comment] if isinstance(verdict, Score) and verdict.comment else []
+        score = as_score(verdict, key)
+        parts[free_name(key, parts)] = score.value
+        comments += [score.comment] if score.comment else []
     return Score(value=sum(parts.values()) / len(parts), parts=parts, comment="; ".join(comments) or None)
 
 
@@ -84,7 +88,7 @@ def outputs_of(candidate: Candidate) -> AIMessage:
 
 def run_of(candidate: Candidate) -> Any:
     """Return what a LangSmith evaluator reads of a run: `inputs` and `outputs`."""
-    inputs = {"messages": inputs_of(candidate), "input": _last_user(candidate)}
+    inputs = {"messages": inputs_of(candidate), "input": last_user_text(candidate)}
     return SimpleNamespace(
         id=None, inputs=inputs, outputs={"output": candidate.text, "message": outputs_of(candidate)}, error=None
     )
@@ -109,8 +113,6 @@ def candidate_of(inputs: Any, outputs: Any, reference_outputs: Any = None) -> Ca
     Raises:
         ConfigurationError: Anything else.
     """
-    from aisp_langchain.messages import to_openai
-
     message = _answer(outputs)
     return Candidate(
         messages=tuple(to_openai(_conversation(inputs))),
@@ -158,12 +160,6 @@ def _inner(given: Mapping[str, Any], names: Sequence[str], what: str) -> Any:
         held = ", ".join(map(str, given)) or "nothing"
         raise ConfigurationError(f"{what} is a mapping of {held}; expected one of {', '.join(names)} in it")
     return found
-
-
-def _last_user(candidate: Candidate) -> str:
-    from aisp.rewards.function import last_user_text
-
-    return last_user_text(candidate)
 
 
 def _with_json_arguments(message: Message) -> dict[str, Any]:

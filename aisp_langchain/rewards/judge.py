@@ -7,12 +7,13 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel, Field, create_model
 
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Score
 from aisp.rewards.base import Reward
-from aisp.rewards.retry import Patience
+from aisp.rewards.retry import RetryPolicy
 from aisp.rewards.rubric import Criterion, Rubric, describe, introduction, question
 
 _TASK = "You judge answers by a rubric. Give every criterion the number of the level that fits best, and one comment."
@@ -28,11 +29,11 @@ class RubricJudge(Reward):
         llm: A chat model with `with_structured_output`. Its tokens don't reach the stream of the model that it steers.
         rubric: A `Rubric`, criteria, or a question about the answer.
         method: Of structured output; None leaves it to the chat model.
-        patience: When to try again.
+        retry: When to try again.
         max_concurrency: Calls at once; None leaves that to LangChain.
 
     Raises:
-        ConfigurationError: What is no chat model, or no rubric.
+        ConfigurationError: Something else than a chat model or a rubric.
     """
 
     cost = 100.0
@@ -43,7 +44,7 @@ class RubricJudge(Reward):
         rubric: Rubric | Criterion | str | Sequence[Criterion],
         *,
         method: str | None = None,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         max_concurrency: int | None = None,
         **options: Any,
     ) -> None:
@@ -52,7 +53,7 @@ class RubricJudge(Reward):
             raise ConfigurationError(f"llm is a {type(llm).__name__}; expected a LangChain chat model")
         self.rubric = Rubric.of(rubric)
         self.llm, self.method, self.max_concurrency = llm, method, max_concurrency
-        self.patience = patience or Patience(attempts=3)
+        self.retry = retry or RetryPolicy(attempts=3)
         options_of_llm: dict[str, Any] = {} if method is None else {"method": method}
         self._asked = llm.with_structured_output(_schema(self.rubric), **options_of_llm)
 
@@ -60,16 +61,14 @@ class RubricJudge(Reward):
         return {"rubric": describe(self.rubric), "llm": self.llm._get_llm_string(), "method": self.method}
 
     def _score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
-        from langchain_core.runnables import RunnableLambda
-
         side_by_side = RunnableLambda(self._judged)
         return side_by_side.batch(list(candidates), config={"max_concurrency": self.max_concurrency})
 
     def _judged(self, candidate: Candidate) -> Score:
-        for attempt in self.patience.retrying(lambda error: isinstance(error, Exception)):
+        for attempt in self.retry.retrying(lambda error: isinstance(error, Exception)):
             with attempt:
                 return self._read(self._asked.invoke(self.messages(candidate)))
-        raise ConfigurationError("patience allows no attempt")
+        raise ConfigurationError("retry allows no attempt")
 
     def messages(self, candidate: Candidate) -> list[SystemMessage | HumanMessage]:
         """Return what the chat model is asked."""

@@ -13,12 +13,12 @@ from langchain_core.runnables import RunnableLambda
 from aisp.errors import ConfigurationError, RewardError
 from aisp.records import Candidate
 from aisp.rewards import Criterion
-from aisp.rewards.retry import Patience
+from aisp.rewards.retry import RetryPolicy
 from aisp_langchain.rewards import RubricJudge
 
 KIND = Criterion(name="kind", description="Is the answer kind?")
 SHORT = Criterion(name="how short", description="Is it short?", weight=3.0, levels=("no", "yes"))
-QUICK = Patience(attempts=3, first_wait=0.001, longest_wait=0.002)
+QUICK = RetryPolicy(attempts=3, first_wait=0.001, longest_wait=0.002)
 
 
 class FakeJudge(BaseChatModel):
@@ -53,7 +53,7 @@ def candidate(text="Take a walk."):
 
 
 def judge_of(verdict, rubric=(KIND, SHORT), **options):
-    return RubricJudge(FakeJudge(verdict=verdict, asked=[]), list(rubric), patience=QUICK, **options)
+    return RubricJudge(FakeJudge(verdict=verdict, asked=[]), list(rubric), retry=QUICK, **options)
 
 
 def test_levels_become_shares_and_the_comment_stays():

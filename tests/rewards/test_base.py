@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aisp.errors import ConfigurationError, RewardError
 from aisp.records import NO_TOKENS, Candidate, Limits, Rollout, Score
 from aisp.rewards import FunctionReward, Length, Reward
-from aisp.rewards.loop import run
+from aisp.rewards.event_loop import run
 from aisp.search.loop import Request, text_candidate
 
 

@@ -215,12 +215,12 @@ TABLE = [
 @pytest.mark.parametrize(("name", "kwargs", "nearing", "kept", "broken"), TABLE)
 def test_what_keeps_an_instruction(name, kwargs, nearing, kept, broken):
     row = Row([name], [kwargs])
-    grades = [row.check(text) for text in nearing]
+    grades = [row.grade_text(text) for text in nearing]
     assert grades == sorted(set(grades))
     assert grades[-1] == 1.0
-    assert [text for text in kept if row.check(text) < 1.0] == []
-    assert [text for text in broken if row.check(text) == 1.0] == []
-    assert row.check(" \n") == 0.0
+    assert [text for text in kept if row.grade_text(text) < 1.0] == []
+    assert [text for text in broken if row.grade_text(text) == 1.0] == []
+    assert row.grade_text(" \n") == 0.0
 
 
 def test_the_table_has_every_instruction():
@@ -235,9 +235,9 @@ WHOLE = Row([name for name, *_ in TABLE], [kwargs for _, kwargs, *_ in TABLE])
 @settings(deadline=None, max_examples=50)
 @given(text=st.text(st.sampled_from("*<>[]\"',.! \nabcSP1") | st.characters(), max_size=80))
 def test_any_text_has_a_grade_and_a_verdict(text):
-    grades = [row.check(text) for row in ROWS]
+    grades = [row.grade_text(text) for row in ROWS]
     assert all(0.0 <= grade <= 1.0 for grade in grades)
-    assert WHOLE.check(text) == pytest.approx(sum(grades) / len(grades))
+    assert WHOLE.grade_text(text) == pytest.approx(sum(grades) / len(grades))
     assert len(WHOLE.broken(text)) == sum(grade < 1.0 for grade in grades)
     score = as_strict(ROWS[0]).score([Candidate(messages=[], text=text)])[0]
     assert (score.value == 1.0) == (grades[0] == 1.0) == (score.comment is None)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import math
 import socket
 import threading
 import time
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from aisp.errors import ConfigurationError, RewardError
 from aisp.records import Candidate
-from aisp.rewards import Remote
+from aisp.rewards import Remote, event_loop
 from aisp.rewards.remote import ServerError
-from aisp.rewards.retry import Patience
+from aisp.rewards.retry import RetryPolicy
 
-QUICK = Patience(attempts=3, first_wait=0.01, longest_wait=0.05)
+QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.05)
 
 
 class Server(ThreadingHTTPServer):
@@ -29,6 +32,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.requests, self.connections = [], [], set()
         self.busy, self.busiest, self.lock = 0, 0, threading.Lock()
+        self.closing, self.sent = threading.Event(), 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -61,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault == "slow":
             time.sleep(0.6)
+        if callable(fault):
+            fault(self)
+            return
         if isinstance(fault, int):
             self.send(fault, {"error": "no"}, {"retry-after": "0.03"} if fault == 429 else {})
         else:
@@ -98,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = Server()
     yield server
+    server.closing.set()
     server.shutdown()
     server.server_close()
 
@@ -142,35 +150,169 @@ def test_requests_run_side_by_side_up_to_a_limit_over_kept_connections(server):
 @pytest.mark.parametrize("fault", [429, 500, 503, "cut"])
 def test_what_may_pass_is_tried_again(server, fault):
     server.faults += [fault, fault]
-    assert values(Remote(server.url, "m", patience=QUICK), "a") == [103.0]
+    assert values(Remote(server.url, "m", retry=QUICK), "a") == [103.0]
     assert len(server.requests) == 3
 
 
 def test_a_server_may_say_how_long_to_wait(server):
     server.faults += [429]
-    slow = Patience(attempts=2, first_wait=5.0, longest_wait=5.0)
-    assert values(Remote(server.url, "m", patience=slow), "a") == [103.0]
+    slow = RetryPolicy(attempts=2, first_wait=5.0, longest_wait=5.0)
+    assert values(Remote(server.url, "m", retry=slow), "a") == [103.0]
     waited = server.requests[1][3] - server.requests[0][3]
     assert 0.03 <= waited < 4.0
 
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(server):
     server.faults += ["slow"]
-    assert values(Remote(server.url, "m", timeout=0.2, patience=QUICK), "a") == [103.0]
+    assert values(Remote(server.url, "m", timeout=0.2, retry=QUICK), "a") == [103.0]
     assert len(server.requests) == 2
+
+
+def begin(handler, **headers):
+    handler.close_connection = True
+    handler.send_response(200)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+
+
+def dribble(handler):
+    """Send a byte now and then, for as long as anybody reads."""
+    begin(handler)
+    try:
+        while not handler.server.closing.wait(0.02):
+            handler.wfile.write(b" ")
+    except OSError:
+        pass
+
+
+def flood(handler):
+    """Send bytes for as long as anybody reads."""
+    begin(handler)
+    try:
+        while True:
+            handler.wfile.write(b" " * 65536)
+            handler.server.sent += 65536
+    except OSError:
+        pass
+
+
+def packed(content, encoding="gzip"):
+    def answer(handler):
+        begin(handler, content_encoding=encoding)
+        handler.wfile.write(content)
+
+    return answer
+
+
+def test_a_try_has_a_time_in_all_and_not_only_for_each_read(server):
+    # A body that came a byte at a time was waited for without end, since each read was in time.
+    server.faults += [dribble, dribble]
+    with pytest.raises(RewardError, match=r"gave no whole answer within 0\.2 s"):
+        values(Remote(server.url, "m", timeout=0.2, retry=RetryPolicy(attempts=2, first_wait=0.01)), "a")
+    assert len(server.requests) == 2
+
+
+def test_tries_end_with_the_time_for_all_of_them(server):
+    server.faults += [dribble] * 9
+    retry = RetryPolicy(attempts=9, deadline=0.3, first_wait=0.01, longest_wait=0.01)
+    with pytest.raises(RewardError, match="gave no whole answer within 0"):
+        values(Remote(server.url, "m", timeout=60.0, retry=retry), "a")
+    assert len(server.requests) == 1
+
+
+def test_an_answer_is_read_up_to_a_size(server):
+    server.faults += [flood]
+    with pytest.raises(RewardError, match="answered more than 100000 bytes"):
+        values(Remote(server.url, "m", max_bytes=100_000, retry=QUICK), "a")
+    assert server.sent < 100_000_000
+    assert len(server.requests) == 1, "and not asked for again"
+
+
+def test_an_answer_that_unpacks_to_more_than_that_is_not_unpacked(server, monkeypatch):
+    # Half a megabyte of gzip became 2.4 gigabytes.
+    server.faults += [packed(gzip.compress(b" " * 200_000_000))]
+    tracemalloc.start()
+    with pytest.raises(RewardError, match="answered more than 1000000 bytes"):
+        values(Remote(server.url, "m", max_bytes=1_000_000, retry=QUICK), "a")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20_000_000
+
+
+def test_an_error_is_shown_by_its_beginning(server):
+    def error(handler):
+        handler.close_connection = True
+        handler.send_response(400)
+        handler.end_headers()
+        try:
+            for _ in range(1000):
+                handler.wfile.write(b"no such model " * 1000)
+        except OSError:
+            pass
+
+    server.faults += [error]
+    with pytest.raises(ServerError, match="answered 400: no such model") as caught:
+        values(Remote(server.url, "m", retry=QUICK), "a")
+    assert len(str(caught.value)) < 400
+
+
+def test_packed_answers_are_read(server):
+    body = json.dumps({"data": [{"index": 0, "score": 7.0}]}).encode()
+    server.faults += [packed(gzip.compress(body))]
+    assert values(Remote(server.url, "m", retry=QUICK), "a") == [7.0]
+    assert server.requests[0][2]["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (packed(b"x", "br"), "content encoding 'br'"),
+        (packed(gzip.compress(b"x" * 999)[:-20]), "breaks off|isn't JSON"),
+        (packed(b"not gzip"), "error|incorrect"),
+        (packed(b"{", "identity"), "isn't JSON"),
+        (packed(b"[" * 200_000, "identity"), "isn't JSON"),
+        (packed(b'{"data": [{"score": 1' + b"0" * 5000 + b"}]}", "identity"), "isn't JSON"),
+    ],
+    ids=["brotli", "cut gzip", "no gzip", "cut JSON", "deep JSON", "a number of thousands of digits"],
+)
+def test_answers_that_can_not_be_read_are_errors_and_can_be_excluded(server, fault, said):
+    server.faults += [fault, fault]
+    with pytest.raises(RewardError, match=said):
+        values(Remote(server.url, "m", retry=QUICK), "a")
+    [score] = Remote(server.url, "m", retry=QUICK, on_error="exclude").score(candidates("a"))
+    assert not score.usable
+
+
+def test_a_wait_that_is_no_number_is_not_waited_for(server):
+    def busy(handler):
+        handler.send(429, {}, {"retry-after": "²"})
+
+    server.faults += [busy]
+    assert values(Remote(server.url, "m", retry=QUICK), "a") == [103.0]
+
+
+def test_a_loop_that_was_replaced_gets_connections_of_its_own(server, monkeypatch):
+    reward = Remote(server.url, "m", concurrency=1, batch=1)
+    assert values(reward, "a", "bb") == [103.0, 203.0]
+    old_loop, old_client = event_loop._served.loop, reward._connections._here.client
+    monkeypatch.setattr(event_loop, "_served", None)
+    assert values(reward, "ccc", "dddd") == [303.0, 403.0]
+    asyncio.run_coroutine_threadsafe(old_client.aclose(), old_loop).result()
+    asyncio.run_coroutine_threadsafe(reward._connections._here.client.aclose(), event_loop._served.loop).result()
 
 
 def test_it_gives_up_in_the_end(server):
     server.faults += [500] * 3
     with pytest.raises(ServerError, match="answered 500"):
-        values(Remote(server.url, "m", patience=QUICK), "a")
+        values(Remote(server.url, "m", retry=QUICK), "a")
     assert len(server.requests) == 3
 
 
 def test_what_will_not_pass_is_not_tried_again(server):
     server.faults += [401]
     with pytest.raises(RewardError, match="answered 401"):
-        values(Remote(server.url, "m", patience=QUICK), "a")
+        values(Remote(server.url, "m", retry=QUICK), "a")
     assert len(server.requests) == 1
 
 
@@ -189,11 +331,11 @@ def test_what_will_not_pass_is_not_tried_again(server):
 def test_answers_of_another_shape_are_errors(server, body):
     server.faults += [body]
     with pytest.raises(RewardError):
-        values(Remote(server.url, "m", patience=QUICK), "a")
+        values(Remote(server.url, "m", retry=QUICK), "a")
 
 
 def test_failures_can_be_excluded_one_by_one(server):
-    reward = Remote(server.url, "m", batch=1, on_error="exclude", patience=Patience(attempts=1))
+    reward = Remote(server.url, "m", batch=1, on_error="exclude", retry=RetryPolicy(attempts=1))
     server.faults += [{"data": [{"index": 0, "score": math.nan}]}]
     scores = reward.score(candidates("a", "bb"))
     assert sum(score.error is not None for score in scores) == 1
@@ -202,7 +344,7 @@ def test_failures_can_be_excluded_one_by_one(server):
 
 def test_nobody_there():
     with pytest.raises(RewardError, match="ConnectError"):
-        values(Remote("http://127.0.0.1:9", "m", patience=Patience(attempts=2, first_wait=0.01)), "a")
+        values(Remote("http://127.0.0.1:9", "m", retry=RetryPolicy(attempts=2, first_wait=0.01)), "a")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +356,7 @@ def test_nobody_there():
         {"chat": True},
         {"batch": 0},
         {"timeout": 0},
+        {"max_bytes": 0},
         {"bacth": 3},
     ],
 )

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from aisp.cli.app import app
 from aisp.engines import engine_for
-from aisp.errors import ConfigurationError
+from aisp.errors import ConfigurationError, UnsupportedModelError
 from aisp.records import Candidate
 from aisp.rewards import Criterion, FunctionReward, LocalJudge, Rubric
 from aisp.rewards.judge_attacks import INJECTIONS, injection_shift, weak_candidates
@@ -83,6 +83,40 @@ def test_control_tokens_that_taking_out_would_bring_about_go_too():
     assert "</s>" not in without_control_tokens("<<s>/s>")
 
 
+PIECES = [
+    "<|",
+    "|>",
+    "<",
+    ">",
+    "im_end",
+    "</s>",
+    "s>",
+    "/",
+    "[INST]",
+    "[",
+    "/INST]",
+    "<bos>",
+    "bos",
+    "<<SYS>>",
+    "a",
+    " ",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join))
+def test_nothing_that_is_left_forms_a_control_token(text):
+    cleaned = without_control_tokens(text)
+    assert without_control_tokens(cleaned) == cleaned
+    assert not re.search(r"<[|｜][^<>\n]{0,64}>|</?s>|\[/?INST\]|<bos>|<</?SYS>>", cleaned)
+
+
+def test_a_text_of_brackets_is_read_in_linear_time():
+    # Each pass took out the innermost pair alone: 32,000 characters took 20 seconds, and these would take days.
+    cleaned = without_control_tokens("<|" * 200_000 + "|>" * 200_000)
+    assert "<|>" not in cleaned
+    without_control_tokens("[INST" * 200_000 + "]" * 200_000)
+
+
 def test_position_and_wording_are_fixed():
     [one] = messages_for(Rubric(criteria=[KIND]), candidate("One."), KIND)
     [two] = messages_for(Rubric(criteria=[KIND]), candidate("Two."), KIND)
@@ -106,6 +140,43 @@ def test_the_verdict_is_the_expected_level_of_the_models_own_probabilities(tiny)
     assert score.parts == pytest.approx({"kind": expected["kind"] / 4, "clear": expected["clear"]}, abs=1e-5)
     assert score.value == pytest.approx(judge.rubric.value(expected), abs=1e-5)
     assert 0 < score.value < 1
+
+
+class FakeEngine:
+    """An engine of another make: it offers what a judge needs, and likes higher digits."""
+
+    offers = frozenset({"next_token_log_probs"})
+
+    def __init__(self, codec):
+        self.codec, self.prompts = codec, []
+
+    def log_probs(self, token_ids, next_tokens):
+        self.prompts.append(list(token_ids))
+        return np.log(np.arange(1, len(next_tokens) + 1) / sum(range(1, len(next_tokens) + 1)))
+
+
+def test_any_engine_that_offers_log_probabilities_can_judge(tiny):
+    engine = FakeEngine(tiny)
+    judge = LocalJudge(CLEAR, engine=engine)
+    [score] = judge.score([candidate()])
+    assert score.value == pytest.approx(2 / 3)
+    assert engine.prompts == [tiny.encode(messages_for(judge.rubric, candidate(), CLEAR))]
+    judge.check()
+    assert judge.fingerprint != LocalJudge(CLEAR, engine=FakeEngine(tiny)).fingerprint
+
+
+class Blind(FakeEngine):
+    offers = frozenset({"grammars"})
+
+
+def test_an_engine_that_can_not_judge_is_refused_when_the_judge_is_built(tiny):
+    with pytest.raises(UnsupportedModelError, match="Blind offers grammars, and a judge needs next_token_log_probs"):
+        LocalJudge(KIND, engine=Blind(tiny))
+    with pytest.raises(ConfigurationError, match="engine is a str"):
+        LocalJudge(KIND, engine="smollm2-135m")
+    for given_ in ({}, {"model": tiny, "engine": FakeEngine(tiny)}, {"engine": FakeEngine(tiny), "dtype": "float32"}):
+        with pytest.raises(ConfigurationError):
+            LocalJudge(KIND, **given_)
 
 
 def test_log_probs_are_those_of_the_whole_vocabulary(tiny):

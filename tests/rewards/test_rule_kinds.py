@@ -37,6 +37,7 @@ from aisp.rewards import (
     as_strict,
     postscript,
 )
+from aisp.rewards.ifeval import instruction
 from aisp.rewards.rules import language
 from aisp.rewards.rules.readability import readability
 from aisp.rewards.rules.units import count_syllables, sentences
@@ -146,8 +147,8 @@ RULES = [
     ],
 )
 def test_rules(rule, text, value):
-    assert rule.check(text) == pytest.approx(value)
-    assert value_of(as_strict(rule), text) == float(rule.check(text) == 1.0)
+    assert rule.grade_text(text) == pytest.approx(value)
+    assert value_of(as_strict(rule), text) == float(rule.grade_text(text) == 1.0)
 
 
 def value_of(reward, text):
@@ -159,7 +160,7 @@ def value_of(reward, text):
 def test_any_text_has_a_grade(text):
     for rule in RULES:
         note(f"{rule.name}: {rule.config()}")
-        grade = rule.check(text)
+        grade = rule.grade_text(text)
         assert 0.0 <= grade <= 1.0
         assert value_of(rule, text) == grade
         assert value_of(as_strict(rule), text) == float(grade == 1.0)
@@ -178,23 +179,23 @@ def parses(read, text):
 @given(text=TEXTS)
 def test_kept_is_what_python_says_is_kept(text):
     stripped = text.strip()
-    assert (Case("upper").check(text) == 1.0) == text.isupper()
-    assert (Case("lower").check(text) == 1.0) == text.islower()
-    assert (Frequency(",", 0, 0, whole=False).check(text) == 1.0) == ("," not in text)
-    assert (Starts("a").check(text) == 1.0) == stripped.lower().startswith("a")
-    assert (Ends("a").check(text) == 1.0) == stripped.strip('"').lower().endswith("a")
-    assert (Wrapped().check(text) == 1.0) == (len(stripped) > 1 and stripped[0] == stripped[-1] == '"')
-    assert (OneOf("a", "b").check(text) == 1.0) == ("a" in text or "b" in text)
-    assert (ValidJSON().check(text) == 1.0) == parses(json.loads, text)
-    assert (ValidPython().check(text) == 1.0) == parses(ast.parse, text)
-    assert (Schema(PERSON).check(text) == 1.0) <= parses(json.loads, text)
+    assert (Case("upper").grade_text(text) == 1.0) == text.isupper()
+    assert (Case("lower").grade_text(text) == 1.0) == text.islower()
+    assert (Frequency(",", 0, 0, whole=False).grade_text(text) == 1.0) == ("," not in text)
+    assert (Starts("a").grade_text(text) == 1.0) == stripped.lower().startswith("a")
+    assert (Ends("a").grade_text(text) == 1.0) == stripped.strip('"').lower().endswith("a")
+    assert (Wrapped().grade_text(text) == 1.0) == (len(stripped) > 1 and stripped[0] == stripped[-1] == '"')
+    assert (OneOf("a", "b").grade_text(text) == 1.0) == ("a" in text or "b" in text)
+    assert (ValidJSON().grade_text(text) == 1.0) == parses(json.loads, text)
+    assert (ValidPython().grade_text(text) == 1.0) == parses(ast.parse, text)
+    assert (Schema(PERSON).grade_text(text) == 1.0) <= parses(json.loads, text)
 
 
 @settings(deadline=None)
 @given(count=st.integers(0, 200), low=st.integers(0, 20), more=st.none() | st.integers(0, 20))
 def test_counts_fall_with_their_distance_from_the_bounds(count, low, more):
     rule = Length(low, None if more is None else low + more, unit="characters")
-    grade, farther = rule.check("x" * count), rule.check("x" * (count + 1))
+    grade, farther = rule.grade_text("x" * count), rule.grade_text("x" * (count + 1))
     assert (grade == 1.0) == (low <= count <= (rule.high if rule.high is not None else count))
     if count < low:
         assert grade < farther
@@ -223,20 +224,24 @@ def test_readability_is_fleschs():
     text = "The cat sat on the mat. It was a fine day."
     assert readability(text) == pytest.approx((206.835 - 1.015 * 5.5 - 84.6, 0.39 * 5.5 + 11.8 - 15.59))
     hard = "Notwithstanding considerable organisational complications, implementation continued uninterruptedly."
-    assert Readability(60).check(hard) < Readability(60).check("Complicated explanations continue.") < 1.0
-    assert Readability(high=8, measure="grade").check(hard) < Readability(high=8, measure="grade").check(text) == 1.0
+    assert Readability(60).grade_text(hard) < Readability(60).grade_text("Complicated explanations continue.") < 1.0
+    assert (
+        Readability(high=8, measure="grade").grade_text(hard)
+        < Readability(high=8, measure="grade").grade_text(text)
+        == 1.0
+    )
 
 
 def test_language_is_graded_by_its_share():
     english, french = "It is a fine day and we go to the park.", "Il fait beau et nous allons au parc avec les enfants."
-    grades = [Language("fr").check(text) for text in (english, f"{english} {english} {french}", french)]
+    grades = [Language("fr").grade_text(text) for text in (english, f"{english} {english} {french}", french)]
     assert grades[0] < 0.1 < grades[1] < grades[2] == 1.0
-    assert {Language(code).check(english) for code in ("fr", "de", "mr")} == {0.0}, (
+    assert {Language(code).grade_text(english) for code in ("fr", "de", "mr")} == {0.0}, (
         "noise of the identifier is no grade"
     )
     named = "By the name of Haiyar... (Laughs)\nWith the help of the Marathos... (Laughs)"
-    assert Language("mr").check(named) == 0.0, "nor is a little of it in a sentence among others"
-    assert Language("fr").check(french.upper()) == 1.0
+    assert Language("mr").grade_text(named) == 0.0, "nor is a little of it in a sentence among others"
+    assert Language("fr").grade_text(french.upper()) == 1.0
 
 
 def test_a_tokenizer_counts_without_special_tokens():
@@ -248,7 +253,7 @@ def test_a_tokenizer_counts_without_special_tokens():
             return text.split()
 
     rule = Length(2, 2, unit="tokens", tokenizer=Tokenizer())
-    assert rule.check("a b") == 1.0
+    assert rule.grade_text("a b") == 1.0
     assert rule.fingerprint == Length(2, 2, unit="tokens", tokenizer=Tokenizer()).fingerprint
     assert rule.config()["tokenizer"] == "words"
 
@@ -350,3 +355,41 @@ def test_a_schema_is_read_from_its_file(tmp_path):
     path.write_text("{")
     with pytest.raises(ConfigurationError, match=r"person\.json"):
         parse_reward(f"schema:{path}")
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (Elements("bullets", 1), "\n" * LONG),
+        (Elements("numbered", 1), " \n" * LONG),
+        (Elements("placeholders", 1), "[" * LONG),
+        (Length(1, 2, unit="sentences"), "." * LONG + "x"),
+        (Language("fr"), "_" * LONG + "@"),
+        (instruction("detectable_format:title", {}), "<" * LONG),
+        (instruction("detectable_format:title", {}), "<<" + "a" * LONG),
+    ],
+    ids=["bullets", "numbered", "placeholders", "sentences", "language", "title of brackets", "title without end"],
+)
+def test_a_rule_reads_a_text_in_linear_time(rule, text):
+    # Patterns that tried again from inside what they had read were quadratic: these would take minutes each, or hours.
+    assert 0.0 <= rule.grade_text(text) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("<<a>>", True),
+        ("x <<< a >>> y", True),
+        ("<< >>", False),
+        ("<<>>a", False),
+        ("a>> <<", False),
+        ("<<a\n>>", False),
+        ("<< <<a>>", True),
+        ("no\n<<b>>", True),
+    ],
+)
+def test_a_title_stands_in_double_brackets_on_one_line(text, kept):
+    assert (instruction("detectable_format:title", {}).grade_text(text) == 1.0) is kept

@@ -21,7 +21,8 @@ from aisp.bench.reward.scoring import Repeat, again, first_scores
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate, FloatArray, Score
 from aisp.rewards.algebra import part_signs
-from aisp.rewards.base import Reward, unique
+from aisp.rewards.base import Reward
+from aisp.rewards.candidates import unique
 
 _ALONE = 2
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from aisp.rewards.findings import VETOED_FRACTION
+
 if TYPE_CHECKING:
     from aisp.bench.reward.check import RewardCheck
     from aisp.bench.reward.measures import Correlation
@@ -37,7 +39,7 @@ class Thresholds:
         standard_errors: That a correlation must be away from 0 to be spoken of.
     """
 
-    vetoed_fraction: float = 0.8
+    vetoed_fraction: float = VETOED_FRACTION
     distinct_fraction: float = 0.5
     saturated_fraction: float = 0.5
     sparse_fraction: float = 0.8

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from aisp.errors import RewardError
 from aisp.records import Candidate, Score
-from aisp.rewards.base import Reward, unique
+from aisp.rewards.base import Reward
+from aisp.rewards.candidates import unique
 
 # Verdicts that differ by less, relative to their size, are equal: what other batches round otherwise.
 _ROUNDING = 1e-6

@@ -1,6 +1,6 @@
 """What rules share: scores in [0, 1], where 1 is kept, a soft one says below it how far off, and a strict one says 0.
 
-check(text)         how well a text keeps the rule: 1 if and only if it is kept
+grade_text(text)    how well a text keeps the rule: 1 if and only if it is kept
 strict=True         what is not kept scores 0
 as_strict(reward)   the same rule, strict
 """
@@ -50,9 +50,9 @@ class Rule(Graded):
     """A reward that looks at the text alone."""
 
     def grade(self, candidate: Candidate) -> float | Score:
-        return self.check(candidate.text)
+        return self.grade_text(candidate.text)
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         """Return how well a text keeps the rule, in [0, 1]; 1 if and only if it is kept."""
         raise NotImplementedError
 
@@ -78,7 +78,7 @@ class Counted(Rule):
         """Return how many there are in a text."""
         raise NotImplementedError
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         return within(self.count(text), self.low, self.high)
 
 
@@ -98,8 +98,8 @@ class Every(Rule):
     def config(self) -> Mapping[str, Any]:
         return {**super().config(), "rules": [rule.fingerprint for rule in self.rules]}
 
-    def check(self, text: str) -> float:
-        return average([rule.check(text) for rule in self.rules])
+    def grade_text(self, text: str) -> float:
+        return average([rule.grade_text(text) for rule in self.rules])
 
 
 def as_strict(reward: Reward) -> Graded:

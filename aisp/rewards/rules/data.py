@@ -30,7 +30,7 @@ class ValidJSON(Rule):
         super().__init__(**options)
         self.fenced = fenced
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         return _read_json(text, self.fenced)[1]
 
 
@@ -52,7 +52,7 @@ class Schema(Rule):
         self.schema, self.fenced = schema if isinstance(schema, bool) else dict(schema), fenced
         self._validator = _validator(self.schema)
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         value, grade = _read_json(text, self.fenced)
         if grade < 1.0:
             return grade / 2
@@ -81,7 +81,7 @@ class ValidPython(Rule):
         super().__init__(**options)
         self.fenced = fenced
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         blocks = _BLOCK.findall(text) if self.fenced else []
         return _parses("\n".join(blocks) if blocks else text)
 

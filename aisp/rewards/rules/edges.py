@@ -21,7 +21,7 @@ class Starts(Rule):
         super().__init__(**options)
         self.phrase = given([phrase.strip()], "starts")[0]
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         return _at_the_start(self.phrase.lower(), text.strip().lower())
 
 
@@ -35,7 +35,7 @@ class Ends(Rule):
         super().__init__(**options)
         self.phrase = given([phrase.strip()], "ends")[0]
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         return _at_the_start(self.phrase.lower()[::-1], text.strip().strip('"').lower()[::-1])
 
 
@@ -54,7 +54,7 @@ class Wrapped(Rule):
         super().__init__(**options)
         self.before, self.after = given([before, before if after is None else after], "wrapped")
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         text = text.strip()
         _, _, behind = text.partition(self.before)
         both = average([_opens(self.before, text), _closes(self.after, behind)])
@@ -74,7 +74,7 @@ class Case(Rule):
             raise ConfigurationError(f'case is {case!r}; expected "upper" or "lower"')
         self.case = case
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         upper, lower = sum(map(str.isupper, text)), sum(map(str.islower, text))
         # Titlecase letters, as in ǅ, are neither.
         letters = upper + lower + sum(char.istitle() and not char.isupper() for char in text)

@@ -10,7 +10,8 @@ from aisp.errors import ConfigurationError
 from aisp.rewards.rules.base import Rule, average, below_one
 from aisp.rewards.rules.units import sentences
 
-_ADDRESS = re.compile(r"https?://[^\s<>()]+|[\w.+-]+@[\w-]+\.[\w.-]+")
+# The look behind keeps a long word from being read again from each of its letters.
+_ADDRESS = re.compile(r"https?://[^\s<>()]+|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+")
 
 
 class Language(Rule):
@@ -32,7 +33,7 @@ class Language(Rule):
             raise ConfigurationError(f"there is no language {language!r}; there are {', '.join(_identifier().labels)}")
         self.language = language
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         text = _ADDRESS.sub(" ", text)
         if not any(map(str.isalpha, text)) or _likelihood(text, self.language) == 1.0:
             return 1.0

@@ -11,6 +11,7 @@ from aisp.rewards.rules.base import Counted, Rule, average, within
 from aisp.rewards.rules.words import Regex, given
 
 Kind = Literal["bullets", "numbered", "headings", "paragraphs", "highlights", "placeholders", "capitals"]
+# Patterns here read a text in linear time, whatever a model writes: none tries again from inside what it has read.
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _BOLD = re.compile(r"\*\*([^*\n]*)\*\*")
 _STARRED = re.compile(r"\*([^*\n]*)\*")
@@ -67,7 +68,7 @@ class Parts(Rule):
         self.low, self.high, self.distinct = low, high, distinct
         self.separator = given([separator], "parts")[0]
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         pieces = [piece.strip() for piece in text.split(self.separator)]
         inner = pieces[not pieces[0] : len(pieces) - (len(pieces) > 1 and not pieces[-1])]
         parts = [piece for piece in inner if piece]
@@ -98,7 +99,7 @@ class FirstWord(Rule):
             )
         self.word, self.paragraph, self.paragraphs = given([word], "firstword")[0], paragraph, paragraphs
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         pieces = text.split("\n\n")
         number = sum(1 for piece in pieces if piece.strip())
         place = pieces[self.paragraph - 1].split() if self.paragraph <= number else []
@@ -129,17 +130,28 @@ def _highlights(text: str) -> int:
     return sum(1 for highlight in found if highlight[1].strip())
 
 
+def _placeholders(text: str) -> int:
+    count = 0
+    for line in text.split("\n"):
+        start = line.find("[")
+        # Without a bracket that closes it, no later one on the line is closed either.
+        while start >= 0 and (end := line.find("]", start)) >= 0:
+            count += 1
+            start = line.find("[", end + 1)
+    return count
+
+
 def _capitals(text: str) -> int:
     spans = (span for span in _BETWEEN_WORDS.split(text) if span)
     return sum(part.isupper() for span in spans for part in _CONTRACTION.split(span))
 
 
 _COUNTERS: dict[str, Callable[[str], int]] = {
-    "bullets": _lines(r"^\s*(?:-|\*(?=[^*]))"),
-    "numbered": _lines(r"^\s*\d+[.)]\s"),
+    "bullets": _lines(r"^[^\S\n]*(?:-|\*(?=[^*]))"),
+    "numbered": _lines(r"^[^\S\n]*\d+[.)]\s"),
     "headings": _lines(r"^ {0,3}#{1,6}[^\S\n]+\S"),
     "paragraphs": _paragraphs,
     "highlights": _highlights,
-    "placeholders": _lines(r"\[[^\n]*?\]"),
+    "placeholders": _placeholders,
     "capitals": _capitals,
 }

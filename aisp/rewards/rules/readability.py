@@ -41,7 +41,7 @@ class Readability(Rule):
             raise ConfigurationError(f"readability is between {low} and {high}; expected low <= high, or one of them")
         self.low, self.high, self.measure = low, high, measure
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         found = readability(text)
         if found is None:
             return 0.0

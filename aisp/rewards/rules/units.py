@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"([.!?…]+)[\"'”’»)\]*_]*(?=\s|$)|[。！？]+[”’」』）]*")
+# The look behind keeps a run of marks that ends no sentence from being read again from each of them.
+_END = re.compile(r"(?<![.!?…])([.!?…]+)[\"'”’»)\]*_]*(?=\s|$)|[。！？]+[”’」』）]*")
 # After these a full stop ends no sentence, as a rule: abbreviations, and a capital letter that is not "I".
 _ABBREVIATION = re.compile(
     r"(?<!\w)(?:(?i:mr|mrs|ms|dr|prof|st|sr|jr|gen|col|sgt|capt|lt|rev|hon|sen|rep|gov|pres|vs|viz|cf|fig|vol|dept|est"

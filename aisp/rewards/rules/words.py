@@ -27,7 +27,7 @@ class Contains(Rule):
         super().__init__(**options)
         self.phrases, self.whole = given(phrases, "contains"), whole
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         occur = (count_phrase(phrase, text, whole=self.whole) > 0 or _nearly(phrase, text) for phrase in self.phrases)
         return sum(occur) / len(self.phrases)
 
@@ -39,7 +39,7 @@ class Avoids(Rule):
         super().__init__(**options)
         self.phrases, self.whole = given(phrases, "avoids"), whole
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         return sum(count_phrase(phrase, text, whole=self.whole) == 0 for phrase in self.phrases) / len(self.phrases)
 
 
@@ -64,7 +64,7 @@ class Frequency(Counted):
     def count(self, text: str) -> int:
         return count_phrase(self.phrase, text, whole=self.whole)
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         count = self.count(text) or (_nearly(self.phrase, text) if self.low else 0)
         return within(count, self.low, self.high)
 
@@ -84,7 +84,7 @@ class Regex(Rule):
         self._near = None if near is None else compiled(near, flags)
         self.pattern, self.near, self.flags = pattern, near, flags
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         if self._pattern.search(text):
             return 1.0
         return 0.5 if self._near is not None and self._near.search(text) else 0.0
@@ -116,7 +116,7 @@ class OneOf(Rule):
         super().__init__(**options)
         self.phrases = given(phrases, "oneof")
 
-    def check(self, text: str) -> float:
+    def grade_text(self, text: str) -> float:
         return max(longest_piece(phrase, text) for phrase in self.phrases)
 
 
