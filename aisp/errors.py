@@ -10,6 +10,8 @@
     ├── EngineError                 decoding failed
     └── DeadlineExceededError       the time ran out and the caller asked to be told (also a TimeoutError)
 
+    RewardWarning                   a reward that a search has little to go by with (a UserWarning)
+
 A message says what was got, what was expected, and what to try.
 """
 
@@ -50,3 +52,7 @@ class EngineError(AISPError):
 
 class DeadlineExceededError(AISPError, TimeoutError):
     """The deadline passed and the caller chose to be told rather than to take the best so far."""
+
+
+class RewardWarning(UserWarning):
+    """A reward that tells no response from another, or calls all of them bad: the answer is as good as any other."""

@@ -118,6 +118,8 @@ class Service:
         self._settings.make_plan(rewarded=rewarded)
         strategy = self._settings.make_strategy(rewarded=rewarded)
         check_commits(self._settings.commit_tokens, self._rewards)
+        if self._rewards is not None:
+            self._rewards.check()
         if isinstance(self._source, Engine):
             check_needs(strategy, self._source)
 
@@ -175,6 +177,8 @@ class Service:
             PromptError: The template can't hold the messages.
         """
         asked = self.read(call)
+        if asked.reward is not None:
+            asked.reward.check()
         engine = self._engine_of(asked.engine)
         cancel = cancel or threading.Event()
         request = make_request(engine.codec, messages, asked, cancel)

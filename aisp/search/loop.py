@@ -6,7 +6,9 @@ once a block: what it found is committed, and the next one goes on from there.
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aisp.engines.base import Engine, Progress
-from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
+from aisp.errors import (
+    AllCandidatesExcludedError,
+    ConfigurationError,
+    DeadlineExceededError,
+    EngineError,
+    RewardWarning,
+)
 from aisp.noise import fresh_seed, root_seed, row_seed
 from aisp.records import CAPABILITIES, Candidate, Prefix, Proposal, Rollout, Score
+from aisp.rewards.deadline import ScoringStoppedError, score_within
+from aisp.rewards.findings import findings
 from aisp.search.blocks import Block, next_block
 from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
 from aisp.search.plan import Plan
@@ -32,6 +42,9 @@ if TYPE_CHECKING:
 Parse = Callable[[Request, Rollout], Candidate]
 Settle = Callable[[Request, Rollout], str]
 
+# Share of a timeout that a reward gets for the first responses, where decoding them took all of it: something that was
+# cut short can then still be returned. In seconds, no less than a quick reward takes.
+_GRACE, _LEAST_GRACE = 0.1, 0.1
 # The round that the final choice is seeded as; no round of a search has this number.
 _AFTER_ALL = -1
 
@@ -175,17 +188,16 @@ class Search:
         drawn = self._request.with_grammar(state.block.to_response(proposals), first=state.spent == 0)
         rollouts = self._with.engine.rollout(prefix, drawn, self._request.limits, self._progress)
         complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
-        if len(complete) == len(rollouts):
-            responses = self._score(proposals, rollouts, complete)
-            scores = [response.score for response in responses]
-            self._strategy_state, info = strategy.update(
-                self._strategy_state, proposals, state.block.to_block(rollouts), scores
-            )
-        else:  # the time ran out: what is complete may still be the best, the rest is not scored
+        rows = complete
+        if len(complete) < len(rollouts):  # the time ran out: what is complete may still be the best
             state.cut_by = "cancelled" if self._cancelled else "deadline"
-            nothing_else = state.best is None and not self._cancelled
-            rows = complete or (list(range(len(rollouts))) if nothing_else else [])
-            responses, info = self._score(proposals, rollouts, rows), Info()
+            if not complete and state.best is None and not self._cancelled:
+                rows = list(range(len(rollouts)))
+        responses, info = self._score(proposals, rollouts, rows), Info()
+        if state.cut_by is None:
+            scores = [response.score for response in responses]
+            own = state.block.to_block(rollouts)
+            self._strategy_state, info = strategy.update(self._strategy_state, proposals, own, scores)
         state.spent += len(rollouts)
         state.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
         if not responses:
@@ -204,7 +216,7 @@ class Search:
 
     def _score(self, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], rows: Sequence[int]) -> list[Response]:
         candidates = [self._with.parse(self._request, rollouts[row]) for row in rows]
-        scores = [Score(value=0.0)] * len(rows) if self._scorer is None else self._scorer.score(candidates)
+        scores = self._scores(candidates)
         return [
             Response(
                 candidate=candidate,
@@ -216,6 +228,22 @@ class Search:
             )
             for candidate, score, row in zip(candidates, scores, rows, strict=True)
         ]
+
+    def _scores(self, candidates: Sequence[Candidate]) -> list[Score]:
+        """Return the reward's scores; where the time runs out over them, none of the candidates has one."""
+        state, deadline = self._state, self._request.limits.deadline
+        if self._scorer is None:
+            return [Score(value=0.0)] * len(candidates)
+        if deadline is None or not candidates:
+            return self._scorer.score(candidates)
+        grace = max(_GRACE * (deadline - state.started), _LEAST_GRACE) if state.best is None else 0.0
+        try:
+            return score_within(
+                self._scorer, candidates, deadline=deadline, cancel=self._request.limits.cancel, grace=grace
+            )
+        except ScoringStoppedError as stopped:
+            state.cut_by = stopped.reason
+            return [Score(value=math.nan, error=str(stopped))] * len(candidates)
 
     def _veto(self, score: Score, candidate: Candidate, rollout: Rollout) -> Score:
         """Veto responses that were steered too far, and those that contradict text that was handed out."""
@@ -293,6 +321,11 @@ class Search:
         if best is None:
             if stopped_by == "cancelled":
                 raise EngineError("cancelled before the first response was complete")
+            if stopped_by == "deadline" and not any(_was_scored(round_) for round_ in state.own_rounds):
+                raise DeadlineExceededError(
+                    f"the deadline passed before the first of {given.plan.budget} responses was scored; give more "
+                    "time, fewer tokens, or a faster reward"
+                )
             raise AllCandidatesExcludedError(explain_nothing_left(state.own_rounds))
         if best.rollout.paused:  # there is nobody left who would go on with it
             best = replace(best, rollout=replace(best.rollout, finish_reason="cancelled"))
@@ -305,7 +338,18 @@ class Search:
             seed=state.seed,
             budget=given.plan.budget,
             reward=None if given.reward is None else given.reward.name,
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return what is wrong with the reward, as far as this search can tell."""
+        if self._scorer is None or self._state.cut_by is not None:
+            return ()
+        responses = [response for round_ in self._state.rounds for response in round_.responses]
+        found = findings([response.score for response in responses], [response.text for response in responses])
+        for sentence in found:
+            warnings.warn(sentence, RewardWarning, stacklevel=2)
+        return tuple(found)
 
     def _cost(self) -> Cost:
         """Return what was spent. Of a budget of 1, one response is one, however many blocks it is written in."""
@@ -316,6 +360,10 @@ class Search:
             prompt_tokens=len(self._request.prompt_tokens),
             seconds=time.monotonic() - state.started,
         )
+
+
+def _was_scored(round_: Round) -> bool:
+    return any(response.score.error is None for response in round_.responses)
 
 
 def check_budget(plan: Plan, reward: Reward | None) -> None:

@@ -177,6 +177,7 @@ class Alignment:
     seed: int
     budget: int
     reward: str | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -203,6 +204,7 @@ class Alignment:
             "stopped_by": self.stopped_by,
             "reward": None if self.reward is None else _number(self.best.reward),
             "parts": {name: _number(part) for name, part in self.best.score.parts.items()},
+            "warnings": list(self.warnings),
             "kl_to_base": _number(self.best.kl_to_base),
             "selection_kl_bound": self.selection_kl_bound,
             "rounds": [round_.to_dict() for round_ in self.rounds],

@@ -16,7 +16,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import ValidationError
 
-from aisp.errors import AllCandidatesExcludedError, ConfigurationError, RewardError
+from aisp.errors import AllCandidatesExcludedError, ConfigurationError, RewardError, RewardWarning
 from aisp.records import Candidate
 from aisp.rewards import Length, Reward, veto
 from aisp_langchain import AISPChatModel, as_reward
@@ -141,8 +141,10 @@ def test_results_that_are_no_score_are_errors(chat, result):
 
 def test_vetoes_reach_through(chat):
     rule = as_reward(lambda outputs: "s" in outputs.content)
-    message = chat(rewards=veto(rule), budget=64).invoke("Hi")
+    with pytest.warns(RewardWarning, match="vetoes 7 of 8 different responses"):
+        message = chat(rewards=veto(rule), budget=64).invoke("Hi")
     assert message.content == "ash"
+    assert message.response_metadata["aisp"]["warnings"]
     with pytest.raises(AllCandidatesExcludedError):
         chat(rewards=veto(as_reward(lambda outputs: False)), budget=4).invoke("Hi")
 
