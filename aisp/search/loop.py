@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aisp.bench.rivals import Best, Selection, choose
 from aisp.engines.base import Engine, Progress
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
 from aisp.noise import fresh_seed, root_seed, row_seed
@@ -111,7 +110,6 @@ class Aligner:
         plan: How many, in rounds of how many.
         stops: When to end before that.
         parse: Makes a candidate of a rollout.
-        selection: Which response is returned; None for the best.
         kl_budget: A response along which the steering moved the model by more nats than this counts as vetoed; None
             for no limit. What choosing among responses adds is not counted.
         commit_tokens: Search block after block of this many tokens (`aisp.search.blocks`), each settled once it is
@@ -131,7 +129,6 @@ class Aligner:
         *,
         stops: Stops | None = None,
         parse: Parse = text_candidate,
-        selection: Selection | None = None,
         kl_budget: float | None = None,
         commit_tokens: int | None = None,
         settle: Settle = settled_text,
@@ -148,17 +145,15 @@ class Aligner:
         self.plan = plan
         self.stops = stops or Stops()
         self.parse = parse
-        self.selection = selection or Best()
         self.kl_budget = kl_budget
         self.commit_tokens = commit_tokens
         self.settle = settle
 
     @property
     def name(self) -> str:
-        """What the trace calls the search: strategy, selection rule where it isn't the best response, and blocks."""
-        rule = [] if isinstance(self.selection, Best) else [self.selection.name]
+        """What the trace calls the search: strategy, and blocks."""
         blocks = [] if self.commit_tokens is None else [f"blocks of {self.commit_tokens}"]
-        return ", ".join([self.strategy.name, *rule, *blocks])
+        return ", ".join([self.strategy.name, *blocks])
 
     def align(self, request: Request, progress: Progress | None = None) -> Alignment:
         """Run the search to its end. See `rounds` for what it raises."""
@@ -205,8 +200,12 @@ class Aligner:
                 num_samples=min(self.plan.num_samples, block.budget),
                 max_tokens=min(block.length or request.limits.max_tokens, request.limits.max_tokens - block.start),
                 partial=self.reward is None or self.reward.partial,
+                block_share=min(1.0, (block.length or request.limits.max_tokens) / request.limits.max_tokens),
+                kl_budget=self.kl_budget,
+                commits=self.commit_tokens is not None,
             )
         )
+        search.state = state
         while (stopped_by := self._stopped_by(search, request)) is None:
             started = time.monotonic()
             proposals = self.strategy.propose(state, min(self.plan.num_samples, search.left))
@@ -216,12 +215,13 @@ class Aligner:
             rollouts = self.engine.rollout(prefix, placed, request.limits, progress)
             complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
             if len(complete) == len(rollouts):
-                responses = self._scored(request, scorer, rollouts, complete, search)
+                responses = self._scored(request, scorer, proposals, rollouts, complete, search)
                 scores = [response.score for response in responses]
                 state, info = self.strategy.update(state, proposals, block.own(rollouts), scores)
+                search.state = state
             else:  # the time ran out: what is complete may still be the best, the rest is not scored
                 rows = complete or ([] if search.best or self._cancelled(request) else list(range(len(rollouts))))
-                responses, info = self._scored(request, scorer, rollouts, rows, search), Info()
+                responses, info = self._scored(request, scorer, proposals, rollouts, rows, search), Info()
             search.spent += len(rollouts)
             search.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
             if responses:
@@ -236,6 +236,7 @@ class Aligner:
         self,
         request: Request,
         scorer: Reward | None,
+        proposals: Sequence[Proposal],
         rollouts: Sequence[Rollout],
         rows: Sequence[int],
         search: Search,
@@ -249,6 +250,7 @@ class Aligner:
                     self._within_budget(score, rollouts[row]), candidate, request, rollouts[row], search
                 ),
                 rollout=rollouts[row],
+                proposal=proposals[row],
                 round_index=len(search.rounds),
                 row=row,
             )
@@ -325,14 +327,15 @@ class Aligner:
         return None
 
     def _selected(self, search: Search, request: Request) -> Response | None:
-        """Return what the rule takes of all usable responses."""
-        if search.best is None or isinstance(self.selection, Best):
+        """Return the response that the strategy chooses of all usable ones: the best, where it has no rule."""
+        choose = getattr(self.strategy, "choose", None)
+        if search.best is None or choose is None:
             return search.best
         blocks = self.commit_tokens is not None
         usable = [r for round_ in search.own_rounds for r in round_.usable if blocks or not r.rollout.paused]
         root = root_seed(search.seed, request.prompt_tokens)
         rng = np.random.default_rng(row_seed(root, _AFTER_ALL, search.block.index))
-        return usable[choose(self.selection, np.array([response.reward for response in usable]), rng)]
+        return usable[int(choose(search.state, np.array([response.reward for response in usable]), rng))]
 
     def _finish(self, search: Search, request: Request, stopped_by: StoppedBy, chosen: Response | None) -> Alignment:
         if self.commit_tokens is not None and chosen is not None and chosen.rollout.finish_reason in ("stop", "length"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aisp.search.blocks import Block
 from aisp.search.trace import Cost, Response, Round, StoppedBy
@@ -27,6 +28,7 @@ class Search:
         stale: Rounds in a row without a better response.
         spent_before: Responses that the blocks before this one drew.
         rounds_before: Their rounds.
+        state: The strategy's.
     """
 
     started: float
@@ -42,6 +44,7 @@ class Search:
     stale: int = 0
     spent_before: int = 0
     rounds_before: int = 0
+    state: Any = None
 
     @property
     def own_rounds(self) -> Sequence[Round]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aisp.records import Candidate, Rollout, Score
+from aisp.records import Candidate, Proposal, Rollout, Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,7 @@ class Response:
     candidate: Candidate
     score: Score
     rollout: Rollout
+    proposal: Proposal | None = None
     round_index: int
     row: int
 

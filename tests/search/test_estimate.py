@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import aisp
+from aisp.bench.rivals import QAlign
 from aisp.errors import ConfigurationError
 from aisp.records import Limits, Sampling
 from aisp.search.estimate import tilted_estimate
 from aisp.search.loop import Aligner, Request
 from aisp.search.plan import Plan
-from aisp.strategies import QAlign, TiltedRestart
+from aisp.strategies import TiltedRestart
 from aisp.strategies.best_of_n import BestOfN
 from tests.strategies.toy import Toy, ToyEngine, ToyReward
 

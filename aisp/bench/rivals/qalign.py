@@ -20,7 +20,7 @@ import numpy as np
 from aisp.bench.rivals.selection import check_temperature
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import NO_TOKENS, Capability, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.weights import solve_reward_temperature
@@ -70,6 +70,10 @@ class QAlign:
         check_temperature(self.reward_temperature, self.target_ess_fraction)
         if self.reward_temperature == 0:
             raise ConfigurationError("reward_temperature is 0; expected a number > 0: a chain must be able to go down")
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"kept"})
 
     def init(self, context: SearchContext) -> QAlignState:
         if self.sampling.greedy and context.budget > 1:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import NO_TOKENS, Capability, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.tilted_restart.linear import fit_linear
@@ -65,6 +65,7 @@ class TiltedRestartState:
     """The population, the tilt, and which round comes next.
 
     Args:
+        tilt_nats: Upper limit of the tilt, in nats: the strategy's own, held to the request's `kl_budget`.
         population: Responses that have a reward.
         drawn: All that were drawn.
         restarts: What the next round keeps; None where it is to begin from nothing.
@@ -74,6 +75,7 @@ class TiltedRestartState:
     """
 
     context: SearchContext
+    tilt_nats: float
     population: tuple[Member, ...] = ()
     drawn: tuple[Tokens, ...] = ()
     restarts: Restarts | None = None
@@ -116,13 +118,21 @@ class TiltedRestart:
         if not (math.isfinite(self.tilt_nats) and self.tilt_nats >= 0):
             raise ConfigurationError(f"tilt_nats is {self.tilt_nats}; expected a number >= 0 (0 for no tilt)")
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        tilt: set[Capability] = {"shift", "bag"} if self.tilt_nats > 0 else set()
+        return frozenset({"kept", "excluded", *tilt})
+
     def init(self, context: SearchContext) -> TiltedRestartState:
         if (self.sampling.greedy or self.plain.greedy) and context.budget > 1:
             raise ConfigurationError(
                 f"{self.name} at temperature=0 would draw the same response {context.budget} times; give a "
                 "temperature above 0, budget=1 for the greedy answer, or strategy='aisp', whose draws are greedy"
             )
-        return TiltedRestartState(context=context)
+        # Half of what a response may cost at most, since the tilt costs some responses more than others; and a block's
+        # share of it.
+        limit = math.inf if context.kl_budget is None else context.kl_budget / 2
+        return TiltedRestartState(context=context, tilt_nats=min(self.tilt_nats, limit) * context.block_share)
 
     def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
         root = state.context.root_seed
@@ -140,7 +150,7 @@ class TiltedRestart:
                 kept=kept,
                 excluded=excluded,
                 shift=None if plain else state.shift,
-                measures=frozenset({"bag"} if self.tilt_nats > 0 else ()),
+                measures=frozenset({"bag"} if state.tilt_nats > 0 else ()),
                 retain=True,
             )
             for row, (kept, excluded) in enumerate(starts)
@@ -169,7 +179,7 @@ class TiltedRestart:
             [(member.rollout.tokens, member.reward) for member in state.population],
             lambda rewards: solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0)),
         )
-        if self.tilt_nats > 0:
+        if state.tilt_nats > 0:
             state = self._tilted(self._corrected(state, proposals, rollouts), restarts)
         ess = None if restarts is None else effective_sample_size(restarts.weights)
         return replace(state, restarts=restarts), Info(ess=ess, reward_temperature=temperature)
@@ -195,7 +205,7 @@ class TiltedRestart:
         if restarts is None or linear is None or linear.r_squared <= 0:
             return replace(state, shift=None)
         entropy = float(restarts.weights @ [parent.entropy.sum() for parent in restarts.parents])
-        nats = min(self.tilt_nats, entropy) * linear.r_squared
+        nats = min(state.tilt_nats, entropy) * linear.r_squared
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)
