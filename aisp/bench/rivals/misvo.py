@@ -87,7 +87,13 @@ class MISVO:
         shift = None if state.mean is None else state.mean.astype(np.float32)
         seeds = (row_seed(root, state.round_index, row) for row in range(n))
         return tuple(
-            Proposal(seed=seed, sampling=self.sampling, shift=shift, measures=frozenset({"score_vectors"}))
+            Proposal(
+                seed=seed,
+                sampling=self.sampling,
+                shift=shift,
+                measures=frozenset({"score_vectors"}),
+                log_start=0.0,
+            )
             for seed in seeds
         )
 

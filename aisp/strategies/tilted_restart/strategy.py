@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, Capability, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import Capability, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.tilted_restart.linear import fit_linear
-from aisp.strategies.tilted_restart.restarts import Restarts, restarts_from
+from aisp.strategies.tilted_restart.restarts import Restarts, Start, restarts_from
 from aisp.strategies.weights import effective_sample_size, solve_reward_temperature
 
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
@@ -48,6 +48,9 @@ _PLAIN = 16
 # A round of restarts is half as large as what is known already, for each to rest on news; no smaller than this. The
 # smaller rounds are, the more is known of where to restart from; the larger, the more of them a step decodes.
 _LEAST_ROUND = 8
+# A round in which more than this share starts fresh is drawn as plain samples are: hotter, and without a tilt, which
+# would be fitted to rewards that are mostly tied.
+_MOSTLY_FRESH = 0.5
 # Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
 
@@ -140,20 +143,22 @@ class TiltedRestart:
         restarts = None if draws_plainly(len(state.population), state.context.budget) else state.restarts
         size = _plain_samples(state.context.budget) if restarts is None else len(state.drawn) // 2
         n = min(n, max(_LEAST_ROUND, size))
-        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
-        plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
+        starts = [Start()] * n if restarts is None else restarts.draw(n, rng)
+        # All rows of a round are drawn by one law, since an estimate averages over them.
+        plain = restarts is None or restarts.fresh_share > _MOSTLY_FRESH
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
                 sampling=self.plain if plain else self.sampling,
                 prior=self.sampling,
-                kept=kept,
-                excluded=excluded,
+                kept=start.kept,
+                excluded=start.excluded,
                 shift=None if plain else state.shift,
                 measures=frozenset({"bag"} if state.tilt_nats > 0 else ()),
+                log_start=start.log_probability,
                 retain=True,
             )
-            for row, (kept, excluded) in enumerate(starts)
+            for row, start in enumerate(starts)
         )
 
     def update(
