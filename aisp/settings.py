@@ -1,53 +1,72 @@
-"""Every number that a user may set, validated in one place; all ways in (Python, LangChain, shell) build from it."""
+"""Settings that every search has, validated in one place. A strategy's own options go to the strategy.
+
+Python, LangChain, LlamaIndex and the shell all build a search from `SearchSettings`.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from threading import Event
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
-from aisp.bench.rivals import RULES, Best, Selection
-from aisp.bench.rivals.blockwise import Blockwise
-from aisp.bench.rivals.misvo import MISVO
-from aisp.bench.rivals.qalign import QAlign
 from aisp.errors import ConfigurationError
-from aisp.records import GREEDY, Limits, Sampling
+from aisp.records import Limits, Sampling
 from aisp.search.plan import Plan, make_plan
 from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
 from aisp.strategies.base import Strategy
-from aisp.strategies.best_of_n import DEFAULT_SAMPLING, BestOfN
-from aisp.strategies.tilted_restart.strategy import TiltedRestart
+from aisp.strategies.registry import build_strategy, describe_strategy, explain_option, find_strategy
 
 DEFAULT_MAX_TOKENS = 256
 
-StrategyName = Literal[
-    "tilted_restart", "aisp", "best_of_n", "soft_best_of_n", "pessimism", "qalign", "blockwise", "misvo"
-]
-
-# Strategies by name, and rules that choose among plain samples: each takes the settings of the same names.
-_STRATEGIES: dict[str, Callable[[], Any]] = {
-    "tilted_restart": TiltedRestart,
-    "qalign": QAlign,
-    "blockwise": Blockwise,
-    "misvo": MISVO,
+# Other libraries' names, and symbols of the paper, by what is meant here.
+_MEANT = {
+    "reward": "rewards",
+    "reward_fn": "rewards",
+    "reward_func": "rewards",
+    "reward_funcs": "rewards",
+    "n": "num_samples (responses a round) or budget (responses in all)",
+    "num_generations": "num_samples (responses a round) or budget (responses in all)",
+    "num_return_sequences": "num_samples (responses a round) or budget (responses in all)",
+    "best_of": "budget, with strategy='best_of_n'",
+    "kappa": "num_rounds",
+    "num_iterations": "num_rounds",
+    "num_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "max_length": "max_tokens (of the response; the prompt's are not counted)",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "random_seed": "seed",
+    "request_timeout": "timeout",
+    "do_sample": "temperature (0 is greedy, None leaves it to the strategy)",
+    "num_beams": "strategy='blockwise', strategy_options={'beams': ...} (beams of unfinished text)",
+    "early_stopping": "patience or target_reward",
+    "options": "strategy_options",
+    "strategy_kwargs": "strategy_options",
+    "sigma": "scale, an option of aisp: strategy='aisp', strategy_options={'scale': ...}",
+    "alpha": "prior_shift, an option of aisp: strategy='aisp', strategy_options={'prior_shift': ...}",
+    "tau": "horizon, an option of aisp: strategy='aisp', strategy_options={'horizon': ...}",
+    "lambda": "reward_temperature, an option of aisp: strategy='aisp', strategy_options={'reward_temperature': ...}",
+    "kl_coef": "kl_budget (nats a response, a limit and not a weight)",
+    "beta": "kl_budget (nats a response, a limit and not a weight)",
 }
-
-# The settings that belong to some strategies only.
-_WEIGHING = {"reward_temperature", "target_ess_fraction"}
-_OWN: dict[str, set[str]] = {
-    "best_of_n": set(),
-    "aisp": {"preset", "scale", "prior_shift", "horizon", *_WEIGHING},
-    "tilted_restart": {"parents", "tilt_nats"},
-    "soft_best_of_n": _WEIGHING,
-    "pessimism": _WEIGHING,
-    "qalign": _WEIGHING,
-    "blockwise": {"beams", "block_tokens"},
-    "misvo": {"step_size", "fisher_penalty"},
+_MEANT |= {"lam": _MEANT["lambda"], "lambda_": _MEANT["lambda"]}
+# Names that stand for nothing here, by the reason.
+_ABSENT = {
+    "base_url": "there is no server behind it: the model runs in this process (engine=... chooses another engine)",
+    "api_base": "there is no server behind it: the model runs in this process (engine=... chooses another engine)",
+    "frequency_penalty": "repetition is a matter of the reward here",
+    "presence_penalty": "repetition is a matter of the reward here",
+    "repetition_penalty": "repetition is a matter of the reward here",
 }
 
 
@@ -55,26 +74,16 @@ class SearchSettings(BaseModel):
     """How to search. Unknown names are errors; an explicit number always wins over a preset.
 
     Attributes:
-        strategy: "tilted_restart", "aisp", "best_of_n", or a rival: "soft_best_of_n" and "pessimism" (which draw one of
-            the plain samples), "qalign", "blockwise", "misvo". None is "tilted_restart" with rewards ("aisp" where
-            `preset="paper"` or greedy draws are asked for, which it is made for), and one plain sample without.
-        preset: "paper" takes all of the paper's numbers (arXiv 2510.26219).
+        strategy: A name ("tilted_restart", "aisp", "best_of_n", or one that an installed package registers in the
+            entry-point group "aisp.strategies", as the rivals in `aisp.bench.rivals` are), a class as "module:Class",
+            or an object. None is "tilted_restart" with rewards ("aisp" where `preset="paper"` or greedy draws are asked
+            for, which it is made for), and one plain sample without.
+        strategy_options: Options of the strategy that `strategy` names, as `{"parents": 3}`. An object has its own.
+        preset: "paper" takes all of the paper's numbers (arXiv 2510.26219), for strategy "aisp".
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
         num_samples: Responses a round at most, 16 by default. The rounds of "tilted_restart" are smaller, and more,
             while it knows few responses.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
-        scale: sigma of the perturbation, in units of pre-logits; "auto" calibrates it on the prompt.
-        reward_temperature: lambda (of "pessimism": beta), in the reward's unit; "auto" solves for
-            `target_ess_fraction`.
-        prior_shift: alpha, in [0, 1].
-        target_ess_fraction: Effective share of a round's samples that "auto" aims at, in (0, 1].
-        horizon: Leading response tokens that are perturbed; None perturbs all.
-        parents: Effective number of responses that "tilted_restart" restarts from.
-        tilt_nats: How far "tilted_restart" tilts the model at most, in nats a response; 0 leaves the tilt out.
-        beams: Unfinished responses that "blockwise" keeps.
-        block_tokens: Tokens that a round of "blockwise" adds; None divides `max_tokens` among the rounds.
-        step_size: eta of "misvo", in pre-logits per unit of gradient.
-        fisher_penalty: rho of "misvo", in the reward's unit per nat.
         commit_tokens: Search and commit block after block of so many tokens, so that a stream shows each at once. For
             rewards that may score unfinished text. The budget is divided among the blocks that `max_tokens` makes, and
             every response that a block is chosen from counts. None chooses among whole responses.
@@ -90,26 +99,19 @@ class SearchSettings(BaseModel):
         on_timeout: "best" returns the best so far, "raise" raises `DeadlineExceededError`.
         target_reward: Stop as soon as the best reward is at least this.
         patience: Stop after this many rounds in a row without a better response.
+
+    Raises:
+        ValidationError: An unknown name, a value out of range, or a strategy or an option that does not exist.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: StrategyName | None = None
+    strategy: Any = None
+    strategy_options: dict[str, Any] | None = None
     preset: Literal["paper"] | None = None
     budget: int | None = Field(default=None, ge=1)
     num_samples: int | None = Field(default=None, ge=1)
     num_rounds: int | None = Field(default=None, ge=1)
-    scale: float | Literal["auto"] | None = None
-    reward_temperature: float | Literal["auto"] | None = None
-    prior_shift: float | None = None
-    target_ess_fraction: float | None = None
-    horizon: int | None = Field(default=None, ge=1)
-    parents: float | None = None
-    tilt_nats: float | None = None
-    beams: int | None = Field(default=None, ge=1)
-    block_tokens: int | None = Field(default=None, ge=1)
-    step_size: float | None = None
-    fisher_penalty: float | None = None
     commit_tokens: int | None = Field(default=None, ge=1)
     kl_budget: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -122,6 +124,29 @@ class SearchSettings(BaseModel):
     on_timeout: Literal["best", "raise"] = "best"
     target_reward: float | None = None
     patience: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explain_unknown_names(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and cls.model_config.get("extra") == "forbid":
+            known = {name for field in cls.model_fields.items() for name in (field[0], field[1].alias) if name}
+            unknown = {str(name): value for name, value in given.items() if name not in known}
+            if unknown:
+                raise ConfigurationError(explain_unknown(unknown, known))
+        return given
+
+    @model_validator(mode="after")
+    def _find_strategy(self) -> SearchSettings:
+        if self.strategy is not None:
+            if isinstance(self.strategy, Mapping):
+                self.strategy, self.strategy_options = build_strategy(self.strategy, self.strategy_options), None
+            self._base_strategy(rewarded=True)
+            describe_strategy(self.strategy)
+        return self
+
+    @field_serializer("strategy")
+    def _describe_strategy(self, strategy: Any) -> Any:
+        return describe_strategy(strategy)
 
     def make_plan(self, *, rewarded: bool) -> Plan:
         """Return the budget and the size of its rounds."""
@@ -137,49 +162,48 @@ class SearchSettings(BaseModel):
         return make_plan(budget, samples, rounds)
 
     def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:
-        """Return the strategy with its numbers: those of the preset, then those that were given."""
-        name = self.strategy or self._default_strategy(rewarded)
-        own = self._own(name)
-        if name == "best_of_n" or name in RULES:
-            return BestOfN(sampling=self.make_sampling(DEFAULT_SAMPLING))
-        if name == "aisp":
-            start = PAPER if own.pop("preset", None) == "paper" else AISP()
-            return replace(start, sampling=self.make_sampling(GREEDY), **own)
-        if name == "blockwise" and self.commit_tokens is not None:
+        """Return the strategy: the preset's numbers, its own options over these, and the request's sampling.
+
+        Raises:
+            ConfigurationError: Options of another strategy, or a temperature for one that takes none.
+        """
+        strategy = self._base_strategy(rewarded=rewarded)
+        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return strategy
+        names: set[str] = {field.name for field in fields(strategy)} if is_dataclass(strategy) else set()
+        if "sampling" not in names:
             raise ConfigurationError(
-                "blockwise searches block by block itself, and commits nothing before its end; "
-                "leave commit_tokens out, or take another strategy"
+                f"{', '.join(given)} can't be put over the draws of {strategy.name}, which has no field `sampling`; "
+                f"leave {', '.join(given)} out, or give the strategy (a dataclass) a field sampling: Sampling"
             )
-        start = _STRATEGIES[name]()
-        sampling = self.make_sampling(start.sampling)
-        if isinstance(start, TiltedRestart):
-            plain = sampling if sampling.truncated else self.make_sampling(start.plain)
-            return self._per_block(replace(start, sampling=sampling, plain=plain, **own))
-        strategy: Strategy[Any] = replace(start, sampling=sampling, **own)
-        return strategy
+        changes = {"sampling": self.make_sampling(strategy.sampling)}  # type: ignore[attr-defined]
+        if "plain" in names:
+            truncated = changes["sampling"].truncated  # then both draw by one law
+            changes["plain"] = changes["sampling"] if truncated else self.make_sampling(strategy.plain)  # type: ignore[attr-defined]
+        return replace(strategy, **changes)  # type: ignore[type-var]
 
-    def _per_block(self, strategy: TiltedRestart) -> TiltedRestart:
-        """Hold the tilt to the budget of nats, and give a block its share of what a response may cost."""
-        nats = strategy.tilt_nats if self.kl_budget is None else min(strategy.tilt_nats, self.kl_budget / 2)
-        if self.commit_tokens is not None:
-            nats *= min(1.0, self.commit_tokens / self._max_tokens)
-        return replace(strategy, tilt_nats=nats)
-
-    def make_selection(self) -> Selection:
-        """Return which of the responses is returned."""
-        name = self.strategy or ""
-        return RULES[name](**self._own(name)) if name in RULES else Best()
-
-    def _own(self, name: str) -> dict[str, Any]:
-        """Return the given settings of a strategy, refusing those of others."""
-        own = self.model_dump(include=set().union(*_OWN.values()), exclude_none=True)
-        foreign = sorted(own.keys() - _OWN[name])
-        if foreign:
-            homes = sorted(home for home, names in _OWN.items() if names & set(foreign))
-            raise ConfigurationError(
-                f"{name} has no {', '.join(foreign)}; leave it out, or give rewards and strategy={' or '.join(homes)}"
-            )
-        return own
+    def _base_strategy(self, *, rewarded: bool) -> Strategy[Any]:
+        """Return the strategy with its own options, before the request's sampling is put over it."""
+        strategy, options = self.strategy, self.strategy_options or {}
+        if strategy is None:
+            strategy = self._default_strategy(rewarded)
+        try:
+            if self.preset is None:
+                return build_strategy(strategy, options)
+            if not isinstance(strategy, str) or find_strategy(strategy) is not AISP:
+                name = strategy if isinstance(strategy, str) else strategy.name
+                raise ConfigurationError(
+                    f"{name} has no preset {self.preset!r}; leave preset out, or take the strategy that it is for: "
+                    "strategy='aisp'"
+                )
+            own = {field.name: getattr(PAPER, field.name) for field in fields(PAPER)}
+            return build_strategy(strategy, {**own, **options})
+        except ConfigurationError as error:
+            if self.strategy is None and not rewarded:
+                raise ConfigurationError(f"without rewards one plain sample is drawn; give rewards: {error}") from error
+            raise
 
     def _default_strategy(self, rewarded: bool) -> str:
         if not rewarded:
@@ -194,7 +218,11 @@ class SearchSettings(BaseModel):
             warnings.warn(
                 "top_p and top_k have no effect on greedy draws; give a temperature above 0 to sample", stacklevel=3
             )
-        return Sampling(temperature=temperature, top_p=1.0 if self.top_p is None else self.top_p, top_k=self.top_k)
+        return Sampling(
+            temperature=temperature,
+            top_p=default.top_p if self.top_p is None else self.top_p,
+            top_k=default.top_k if self.top_k is None else self.top_k,
+        )
 
     @property
     def _max_tokens(self) -> int:
@@ -210,20 +238,124 @@ class SearchSettings(BaseModel):
         )
 
 
+def read_settings(given: Mapping[str, Any]) -> SearchSettings:
+    """Return the settings that keyword arguments describe.
+
+    Raises:
+        ConfigurationError: An unknown name, a value out of range, or a strategy or an option that does not exist.
+    """
+    own = dict(given)
+    if isinstance(own.get("stop"), str):
+        own["stop"] = [own["stop"]]
+    try:
+        return SearchSettings(**own)
+    except ValidationError as error:
+        raise ConfigurationError(explain_invalid(error)) from error
+
+
 def override(own: SearchSettings, given: Mapping[str, Any]) -> SearchSettings:
     """Return settings with a call's put over them.
 
+    A call that names another strategy leaves the options of the first one behind, since they belong to it.
+
     Args:
         own: Settings, or a model that has their fields among others.
-        given: What the call was given; names that are no settings are left alone.
+        given: What the call was given; names that are not settings are left alone.
 
     Raises:
-        ConfigurationError: A value out of range.
+        ConfigurationError: A value out of range, or a strategy or an option that does not exist.
     """
-    fields = {name: given.get(name, getattr(own, name)) for name in SearchSettings.model_fields}
-    if isinstance(fields["stop"], str):
-        fields["stop"] = [fields["stop"]]
-    try:
-        return SearchSettings(**fields)
-    except ValidationError as error:
-        raise ConfigurationError(str(error)) from error
+    values = {name: given.get(name, getattr(own, name)) for name in SearchSettings.model_fields}
+    if "strategy_options" not in given and values["strategy"] != own.strategy:
+        values["strategy_options"] = None
+    return read_settings(values)
+
+
+def parse_strategy(spec: str) -> dict[str, Any]:
+    """Read "NAME" or "NAME:key=value,key=value" as keyword arguments of `SearchSettings`.
+
+    A key is a setting or an option of the strategy. A value is JSON, or a word.
+
+    Raises:
+        ConfigurationError: Words that are not key=value.
+
+    Example:
+        >>> parse_strategy("tilted_restart:parents=3,temperature=0.7")
+        {'strategy': 'tilted_restart', 'temperature': 0.7, 'strategy_options': {'parents': 3}}
+        >>> parse_strategy("my_module:Mine:depth=2")
+        {'strategy': 'my_module:Mine', 'strategy_options': {'depth': 2}}
+    """
+    name, rest = _SPEC.fullmatch(spec).groups() if _SPEC.fullmatch(spec) else (spec, None)  # type: ignore[union-attr]
+    settings: dict[str, Any] = {"strategy": name.strip()}
+    options: dict[str, Any] = {}
+    for key, value in _pairs(rest or "").items():
+        (settings if key in SearchSettings.model_fields else options)[key] = value
+    if "strategy" in _pairs(rest or ""):
+        raise ConfigurationError(f"{spec!r} names two strategies; expected NAME:key=value,key=value")
+    return settings | ({"strategy_options": options} if options else {})
+
+
+# A name, or "module:Class" (which no "=" follows), and the pairs behind a further colon.
+_SPEC = re.compile(r"([^:=]+(?::[A-Za-z_][\w.]*(?=:|$))?)(?::(.*))?", re.DOTALL)
+_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*")
+_WORD = re.compile(r"[^,\s=]+")
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """Read "key=value,key=value", a value being JSON (which may hold commas) or a word."""
+    found: dict[str, Any] = {}
+    place = 0
+    while place < len(text):
+        key = _PAIR.match(text, place)
+        if key is None:
+            raise ConfigurationError(f"{text[place:]!r} is not a setting; expected key=value, with JSON or a word")
+        try:
+            value, place = json.JSONDecoder().raw_decode(text, key.end())
+        except ValueError:
+            word = _WORD.match(text, key.end())
+            if word is None:
+                raise ConfigurationError(f"{key[1]} has no value in {text!r}; expected key=value") from None
+            value, place = word[0], word.end()
+        found[key[1]] = value
+        if place < len(text):
+            if text[place] != ",":
+                raise ConfigurationError(f"{text[place:]!r} follows {key[1]}={value!r}; expected a comma")
+            place += 1
+    return found
+
+
+def explain_unknown(names: Iterable[str], known: Iterable[str]) -> str:
+    """Return what a caller is told of names that are not settings: which name is meant, for each.
+
+    Args:
+        names: The unknown names; a mapping's values are shown where a name is an option of a strategy.
+        known: The names that there are.
+    """
+    values = names if isinstance(names, Mapping) else {}
+    there = sorted(known)
+    return "; ".join(_explained(name, values.get(name, ...), there) for name in names)
+
+
+def _explained(name: str, value: Any, known: Sequence[str]) -> str:
+    lead = f"there is no setting {name!r}"
+    if name in _MEANT:
+        return f"{lead}; give {_MEANT[name]}"
+    if name in _ABSENT:
+        return f"{lead}: {_ABSENT[name]}"
+    option = explain_option(name, value)
+    if option is not None:
+        return f"{lead}: {option}"
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"{lead}; did you mean {close[0]}?" if close else f"{lead}; expected any of {', '.join(known)}"
+
+
+def explain_invalid(error: ValidationError) -> str:
+    """Return pydantic's complaints as one sentence each, without its links."""
+    said = []
+    for one in error.errors(include_url=False):
+        raised = one.get("ctx", {}).get("error")
+        place = ".".join(map(str, one["loc"]))
+        said.append(
+            str(raised) if isinstance(raised, ConfigurationError) else f"{place} is {one['input']!r}: {one['msg']}"
+        )
+    return "; ".join(said)

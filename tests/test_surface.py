@@ -31,14 +31,23 @@ def test_names():
         "stream",
         "tilted_estimate",
     ]
-    assert sorted(aisp.bench.rivals.__all__) == ["Best", "Pessimistic", "RULES", "Selection", "SoftBest", "choose"]
+    assert sorted(aisp.bench.rivals.__all__) == [
+        "Best",
+        "Blockwise",
+        "MISVO",
+        "Pessimism",
+        "Pessimistic",
+        "QAlign",
+        "RULES",
+        "Selection",
+        "SoftBest",
+        "SoftBestOfN",
+        "choose",
+    ]
     assert sorted(aisp.strategies.__all__) == [
         "AISP",
         "BestOfN",
-        "Blockwise",
         "Info",
-        "MISVO",
-        "QAlign",
         "SearchContext",
         "Strategy",
         "TiltedRestart",

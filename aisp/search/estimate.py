@@ -1,23 +1,24 @@
 """What a search tells of the reward-tilted distribution q*(y), proportional to p(y) exp(r(y)/lambda).
 
-A round of `tilted_restart` draws nothing again: each response leaves the tree of those before it, and does so with a
-known probability. What is in the tree already is known as well, so a round estimates E_p[f] by
+Every proposal records the log-probability of its start (`Proposal.log_start`), and every token its own under the
+proposal, so q(y) is a sum over records. A proposal without `excluded` may draw any response, and estimates E_p[f] by
+p(y)/q(y) f(y). A restart, whose `excluded` are the tokens tried behind what it keeps, can't draw what came before its
+round. Those responses are known, so a restart estimates E_p[f] by
 
-    sum over the tree of p(y) f(y)  +  mean over its responses of p(y)/q(y) f(y)
+    sum over the responses before its round of p(y) f(y)  +  p(y)/q(y) f(y)
 
-without bias, whatever the rewards (sampling without replacement), but for what is never tried: less than a thousandth
-behind a prefix, and what hangs on nothing but parents whose weight is 0 in floating point. A tilted draw is truncated
-by its own probabilities, so with top_p or top_k this holds at tilt_nats=0 only.
+without bias, whatever the rewards (sampling without replacement), up to two omissions: less than a thousandth of the
+probability behind a prefix, and what hangs only on parents whose weight is 0 in floating point. A tilted draw is
+truncated by its own probabilities, so with top_p or top_k this holds at tilt_nats=0 only.
 
-A response's weight is what all rounds' estimates, averaged by how many responses they have, count it with: p/q of its
-own round, and p in the rounds after it. One that was cut late is so much likelier under q than under p that it weighs
-next to nothing. How little the search tells of q* for that reason is what the effective sample size says.
+A response's weight is its share of the average of all these estimates: p/q once, and p for every restart after its
+round. A response that was cut late is so much likelier under q than under p that it weighs next to nothing. The
+effective sample size says how little the search tells of q* for that reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,6 @@ from scipy.special import logsumexp
 from aisp.errors import ConfigurationError
 from aisp.records import FloatArray
 from aisp.search.trace import Alignment, Response
-from aisp.strategies.tilted_restart.restarts import Restarts, restarts_from
-from aisp.strategies.tilted_restart.strategy import draws_plainly
 from aisp.strategies.weights import effective_sample_size, normalise, solve_reward_temperature, tilt
 
 TARGET_ESS_FRACTION = 0.2
@@ -65,25 +64,16 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
     """Estimate the reward-tilted distribution from what a search drew.
 
     Args:
-        alignment: Of `tilted_restart` or `best_of_n`, whose proposals' probabilities are known.
+        alignment: Of a strategy that writes `Proposal.log_start` and draws by softmax, as `tilted_restart` and
+            `best_of_n` do.
         reward_temperature: lambda > 0 of the target; None takes the one at which a fifth of the plain samples (two, if
             that is more) would be effective by their rewards alone.
 
     Raises:
-        ConfigurationError: Another strategy, a search in blocks, a lambda that is not above 0 and finite, or more plain
-            samples tied for best than that where lambda is left open.
+        ConfigurationError: Proposals whose probabilities aren't known, a search in blocks, a lambda that is not above 0
+            and finite, or more plain samples tied for best than that where lambda is left open.
     """
-    name, _, manner = alignment.strategy.partition(", ")
-    if name not in ("tilted_restart", "best_of_n"):
-        raise ConfigurationError(
-            f"the proposals of {alignment.strategy} have no known probabilities; "
-            'the distribution can be estimated with strategy="tilted_restart" or "best_of_n"'
-        )
-    if "blocks of" in manner:
-        raise ConfigurationError(
-            f"{alignment.strategy}: a search that commits its response block after block has one target a block; "
-            "the distribution can be estimated without commit_tokens"
-        )
+    _check(alignment)
     chosen = _target(alignment) if reward_temperature is None else reward_temperature
     if not chosen or not 0 < chosen < math.inf:
         found = (
@@ -107,61 +97,80 @@ def tilted_estimate(alignment: Alignment, reward_temperature: float | None = Non
     )
 
 
+def _check(alignment: Alignment) -> None:
+    """Raise unless the probability of every response under its proposal is known.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    responses = list(alignment.responses)
+    if any(round_.block or round_.committed for round_ in alignment.rounds):
+        raise ConfigurationError(
+            f"{alignment.strategy}: a search that commits its response block after block has one target a block; "
+            "the distribution can be estimated without commit_tokens"
+        )
+    if not all(_is_known(response) for response in responses):
+        raise ConfigurationError(
+            f"the proposals of {alignment.strategy} have no known probabilities; the distribution can be estimated "
+            "with strategy='tilted_restart' or 'best_of_n', or with another one that draws by softmax at a temperature "
+            "above 0 and writes `Proposal.log_start`"
+        )
+    laws = {response.proposal.law for response in responses if response.proposal is not None}
+    if len(laws) > 1:
+        raise ConfigurationError(
+            f"the responses of {alignment.strategy} are weighed by {len(laws)} different laws ({laws}); "
+            "give all proposals one `prior`"
+        )
+
+
+def _is_known(response: Response) -> bool:
+    proposal, tokens = response.proposal, response.rollout.tokens
+    if proposal is None or proposal.log_start is None or response.rollout.paused:
+        return False
+    return not np.isnan(tokens.log_proposal[len(proposal.kept) :]).any()
+
+
 def _target(alignment: Alignment) -> float | None:
-    rewards = np.array([response.reward for response in _plain(alignment) if response.score.usable])
+    plain = [response for response in alignment.responses if response.score.usable and _is_plain(response)]
+    rewards = np.array([response.reward for response in plain])
     if rewards.size < 3:
         return None
     return solve_reward_temperature(rewards, max(TARGET_ESS_FRACTION, 2.0 / rewards.size))
 
 
-def _plain(alignment: Alignment) -> list[Response]:
-    """Return the responses of the rounds that drew plain samples."""
-    found: list[Response] = []
-    for round_ in alignment.rounds:
-        if _is_plain(alignment, found):
-            found += round_.responses
-    return found
-
-
-def _is_plain(alignment: Alignment, before: Sequence[Response]) -> bool:
-    """Return whether the round behind some responses drew plain samples."""
-    usable = sum(response.score.usable for response in before)
-    return not alignment.strategy.startswith("tilted_restart") or draws_plainly(usable, alignment.budget)
+def _is_plain(response: Response) -> bool:
+    """Return whether a response was written from its beginning, by the model itself."""
+    proposal = response.proposal
+    return proposal is not None and not (proposal.kept.ids or proposal.excluded or proposal.steered)
 
 
 def _log_ratios(alignment: Alignment) -> FloatArray:
-    """Return the logarithm of what each response counts in the mean that estimates E_p[f], shape (n,)."""
+    """Return the log of each response's weight in the mean that estimates E_p[f], shape (n,)."""
     ratios: list[float] = []
-    before: list[Response] = []
-    for index, now in enumerate(alignment.rounds):
-        restarts = _restarts(alignment, index, before)
-        own = [_log_ratio(response, restarts) for response in now.responses]
-        if restarts is not None:
-            first = {response.rollout.tokens.ids: place for place, response in reversed(list(enumerate(before)))}
+    first: dict[tuple[int, ...], int] = {}  # the first place of each response that was drawn
+    responses = tuple(alignment.responses)
+    for round_ in alignment.rounds:
+        own = [_log_ratio(response) for response in round_.responses]
+        restarts = sum(bool(r.proposal is not None and r.proposal.excluded) for r in round_.responses)
+        if restarts:  # these draw none of the responses before them, whose part of the sum is known
             for place in first.values():
-                log_p = float(before[place].rollout.tokens.log_prior.sum())
-                ratios[place] = float(np.logaddexp(ratios[place], np.log(len(own)) + log_p))
+                log_p = float(responses[place].rollout.tokens.log_prior.sum())
+                ratios[place] = float(np.logaddexp(ratios[place], np.log(restarts) + log_p))
+        for place, response in enumerate(round_.responses, start=len(ratios)):
+            first.setdefault(response.rollout.tokens.ids, place)
         ratios += own
-        before += now.responses
     return np.array(ratios)
 
 
-def _restarts(alignment: Alignment, index: int, before: Sequence[Response]) -> Restarts | None:
-    """Return what a round restarted from; None where it drew plain samples."""
-    if _is_plain(alignment, before):
-        return None
-    known = [(response.rollout.tokens, response.reward) for response in before if response.score.usable]
-    everything = [response.rollout.tokens for response in before]
-    restarts, _ = restarts_from(everything, known, lambda _: alignment.rounds[index - 1].reward_temperature)
-    return restarts
-
-
-def _log_ratio(response: Response, restarts: Restarts | None) -> float:
-    """Return log p(y)/q(y); -inf where a round of restarts drew what had been drawn before."""
-    tokens, kept = response.rollout.tokens, response.rollout.kept_tokens
+def _log_ratio(response: Response) -> float:
+    """Return log p(y)/q(y); -inf for a restart that drew what had been drawn before."""
+    proposal, tokens = response.proposal, response.rollout.tokens
+    if proposal is None or proposal.log_start is None:
+        return -math.inf
+    kept = len(proposal.kept)
+    # A truncated draw takes a token that was excluded where the tilt leaves no other.
+    repeats = any(token in proposal.excluded for token in tokens.ids[kept : kept + 1])
+    if repeats or not math.isfinite(proposal.log_start):
+        return -math.inf
     suffix = float((tokens.log_prior[kept:] - tokens.log_proposal[kept:]).sum())
-    if restarts is None:
-        return suffix
-    # It begins with a token that was tried there only where the tilt left no other in a truncated draw.
-    departure = restarts.log_departure(tokens) if restarts.explored.leaves(tokens.ids) == kept else -np.inf
-    return suffix + float(tokens.log_prior[:kept].sum()) - departure if np.isfinite(departure) else -np.inf
+    return suffix + float(tokens.log_prior[:kept].sum()) - proposal.log_start

@@ -24,7 +24,7 @@ from aisp.errors import (
     RewardWarning,
 )
 from aisp.noise import fresh_seed, root_seed, row_seed
-from aisp.records import CAPABILITIES, Candidate, Prefix, Proposal, Rollout, Score
+from aisp.records import Candidate, Prefix, Proposal, Rollout, Score
 from aisp.rewards.deadline import ScoringStoppedError, score_within
 from aisp.rewards.findings import findings
 from aisp.search.blocks import Block, next_block
@@ -385,7 +385,7 @@ def check_needs(strategy: Strategy[Any], engine: Engine) -> None:
     Raises:
         ConfigurationError: It does.
     """
-    missing = sorted(getattr(strategy, "needs", frozenset()) - getattr(engine, "offers", CAPABILITIES))
+    missing = sorted(strategy.needs - engine.offers)
     if missing:
         raise ConfigurationError(
             f"the strategy {strategy.name} needs {', '.join(missing)}, which {type(engine).__name__} does not offer; "

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from aisp.bench.rivals.blockwise import Blockwise
-from aisp.bench.rivals.misvo import MISVO
-from aisp.bench.rivals.qalign import QAlign
 from aisp.strategies.aisp import AISP
 from aisp.strategies.base import Info, SearchContext, Strategy
 from aisp.strategies.best_of_n import BestOfN
 from aisp.strategies.tilted_restart.strategy import TiltedRestart
 
-__all__ = [
-    "AISP",
-    "MISVO",
-    "BestOfN",
-    "Blockwise",
-    "Info",
-    "QAlign",
-    "SearchContext",
-    "Strategy",
-    "TiltedRestart",
-]
+__all__ = ["AISP", "BestOfN", "Info", "SearchContext", "Strategy", "TiltedRestart"]

@@ -6,7 +6,7 @@ reward.
     u_t <- sum_i w_i v_t^i
 
 Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted
-seeds (`aisp.mean`), so the state stays small and no array is ever sent or stored.
+seeds (`mean_of_noise`), so the state stays small and no array is ever sent or stored.
 
 Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and a
 position past a response's end takes no part in the update. There the weights of the rows that are still alive are
@@ -23,13 +23,15 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from aisp.errors import ConfigurationError
-from aisp.mean import mean_of_noise
 from aisp.noise import row_seed
-from aisp.records import GREEDY, NoiseTerm, Proposal, Rollout, Sampling, Score
+from aisp.records import GREEDY, Capability, FloatArray, NoiseTerm, Proposal, Rollout, Sampling, Score
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
 
 Auto = Literal["auto"]
+
+# A weight below this share of the rows' moves the mean by less than float32 resolves.
+_NEGLIGIBLE = 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +87,22 @@ class AISP:
         if self.horizon is not None and self.horizon < 1:
             raise ConfigurationError(f"horizon is {self.horizon}; expected an integer >= 1, or None for all tokens")
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        calibration: set[Capability] = {"natural_scale"} if self.scale == "auto" else set()
+        beyond_the_end: set[Capability] = set() if self.mask_ended else {"unused_mean_dot"}
+        return frozenset({"noise", *calibration, *beyond_the_end})
+
     def init(self, context: SearchContext) -> AISPState:
         return AISPState(context=context, scale=None if self.scale == "auto" else self.scale)
 
     def propose(self, state: AISPState, n: int) -> tuple[Proposal, ...]:
         root = state.context.root_seed
         if state.scale is None:
-            return (Proposal(seed=row_seed(root, state.round_index, 0), measures=frozenset({"natural_scale"})),)
+            greedy = Proposal(
+                seed=row_seed(root, state.round_index, 0), measures=frozenset({"natural_scale"}), log_start=0.0
+            )
+            return (greedy,)
         horizon = self._horizon(state)
         return tuple(
             Proposal(
@@ -101,6 +112,7 @@ class AISP:
                 mean=state.mean,
                 horizon=horizon,
                 measures=frozenset(() if self.mask_ended else {"unused_mean_dot"}),
+                log_start=0.0,
             )
             for row in range(n)
         )
@@ -147,3 +159,37 @@ class AISP:
 PAPER = AISP(scale=math.sqrt(0.5), reward_temperature=0.3, prior_shift=0.999, mask_ended=False)
 """The paper's numbers: sigma^2 = 0.5, lambda = 0.3, alpha = 0.999; its rounds are `PAPER_ROUNDS` of `PAPER_SAMPLES`."""
 PAPER_SAMPLES, PAPER_ROUNDS = 32, 32
+
+
+def mean_of_noise(
+    seeds: Sequence[int], weights: FloatArray, ends: Sequence[int], scale: float
+) -> tuple[NoiseTerm, ...]:
+    """Return sigma sum_i w_i eps_t^i / sum_i w_i, both sums over the rows that are alive at t; 0 where none is.
+
+    Args:
+        seeds: Of the noise of each row.
+        weights: w_i, shape (rows,), >= 0.
+        ends: Row i is alive at positions t < ends[i].
+        scale: sigma, in units of pre-logits.
+
+    Returns:
+        A term for each row whose weight counts anywhere.
+    """
+    stops = sorted(set(ends))
+    alive = {stop: sum(w for w, end in zip(weights, ends, strict=True) if end >= stop) for stop in stops}
+    terms = []
+    for seed, weight, end in zip(seeds, weights, ends, strict=True):
+        spans = tuple(
+            (stop, float(scale * weight / alive[stop]))
+            for stop in stops
+            if stop <= end and weight > _NEGLIGIBLE * alive[stop]
+        )
+        if spans:
+            terms.append(NoiseTerm(seed=seed, spans=_filled(spans, stops)))
+    return tuple(terms)
+
+
+def _filled(spans: tuple[tuple[int, float], ...], stops: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    """Give the stops before the first span a weight of 0, since a span reaches down to the stop before it."""
+    leading = tuple((stop, 0.0) for stop in stops if stop < spans[0][0])
+    return (leading[-1:] if leading else ()) + spans

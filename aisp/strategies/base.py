@@ -6,10 +6,13 @@
 
 A state is frozen; a strategy holds its configuration and nothing else, and knows neither model nor reward.
 
-Two things are optional. A strategy whose tokens are softmax draws is a dataclass with a field `sampling`, over which
-the request's temperature, top_p and top_k are put. One that does not return the best response has
+Two things are optional. A strategy whose tokens are softmax draws is a dataclass with a field `sampling`: the
+request's temperature, top_p and top_k replace those of the field (and those of a second field `plain`, if its plain
+samples are drawn by another law). A strategy that does not return the best response has
 
     choose(state, rewards, rng) -> place of the response that is returned
+
+with `rewards` of all usable responses, shape (n,), in the order in which they were drawn.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import Proposal, Rollout, Sampling, Score
+from aisp.records import Capability, Proposal, Rollout, Sampling, Score
 from aisp.strategies.base import Info, SearchContext
 
 DEFAULT_SAMPLING = Sampling(temperature=0.8)
@@ -34,10 +34,14 @@ class BestOfN:
     name: ClassVar[str] = "best_of_n"
     sampling: Sampling = DEFAULT_SAMPLING
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset()
+
     def init(self, context: SearchContext) -> BestOfNState:
         if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
-                f"best_of_n at temperature=0 would draw the same response {context.budget} times; "
+                f"{self.name} at temperature=0 would draw the same response {context.budget} times; "
                 "give a temperature above 0, or budget=1 for the greedy answer"
             )
         return BestOfNState(context=context)
@@ -45,7 +49,7 @@ class BestOfN:
     def propose(self, state: BestOfNState, n: int) -> tuple[Proposal, ...]:
         root = state.context.root_seed
         seeds = (row_seed(root, state.round_index, row) for row in range(n))
-        return tuple(Proposal(seed=seed, sampling=self.sampling) for seed in seeds)
+        return tuple(Proposal(seed=seed, sampling=self.sampling, log_start=0.0) for seed in seeds)
 
     def update(
         self, state: BestOfNState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 import aisp
+from aisp.bench.rivals import MISVO, Blockwise, QAlign
 from aisp.errors import ConfigurationError
-from aisp.records import Limits, Sampling
+from aisp.noise import row_seed
+from aisp.records import GREEDY, NO_TOKENS, Limits, Proposal, Sampling
 from aisp.search.estimate import tilted_estimate
 from aisp.search.loop import Aligner, Request
 from aisp.search.plan import Plan
-from aisp.strategies import QAlign, TiltedRestart
+from aisp.strategies import AISP, Info, TiltedRestart
 from aisp.strategies.best_of_n import BestOfN
 from tests.strategies.toy import Toy, ToyEngine, ToyReward
 
 LAMBDA = 0.7
 ONE = Sampling(temperature=0.6)
+
+
+class NoisyEngine(ToyEngine):
+    """Says of its tokens what an engine says of argmax draws."""
+
+    def rollout(self, prefix, proposals, limits, progress=None):
+        drawn = super().rollout(prefix, [replace(p, sampling=Sampling()) for p in proposals], limits)
+        unknown = [replace(r.tokens, log_proposal=np.full(len(r.tokens), np.nan)) for r in drawn]
+        return [replace(r, tokens=tokens) for r, tokens in zip(drawn, unknown, strict=True)]
 
 
 def reward(ids):
@@ -29,8 +40,14 @@ def rule(ids):
     return float(ids[0])
 
 
-def search(strategy, seed, toy, budget=24, n=8, reward=reward):
-    aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=budget, num_samples=n))
+def search(strategy, seed, toy, budget=24, n=8, reward=reward, engine=None, partial=False, commit_tokens=None):
+    aligner = Aligner(
+        engine or ToyEngine(toy),
+        strategy,
+        ToyReward(reward, partial=partial),
+        Plan(budget=budget, num_samples=min(n, budget)),
+        commit_tokens=commit_tokens,
+    )
     return aligner.align(Request(messages=(), prompt_tokens=(1,), limits=Limits(max_tokens=toy.depth), seed=seed))
 
 
@@ -59,6 +76,58 @@ def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, rewa
     assert (steered > 100) == (tilt_nats > 0)
     for name, expected in truth.items():
         error = np.std(found[name]) / np.sqrt(len(found[name]))
+        assert abs(np.mean(found[name]) - expected) < 4 * error, name
+
+
+@dataclass(frozen=True)
+class Wanderer:
+    """A user's strategy: plain samples, then restarts from any open place, each as probable as the others."""
+
+    name = "wanderer"
+    needs = frozenset({"kept", "excluded"})
+
+    def init(self, context):
+        return context, 0, ()
+
+    def propose(self, state, n):
+        context, index, drawn = state
+        rng = np.random.default_rng([context.root_seed, index])
+        children = {}
+        for tokens in drawn:
+            for t in range(len(tokens)):
+                children.setdefault(tokens.ids[:t], (tokens.head(t), set()))[1].add(tokens.ids[t])
+        places = [(head, tuple(tried)) for head, tried in children.values() if len(tried) == 1] or [(NO_TOKENS, ())]
+        starts = [places[rng.integers(len(places))] for _ in range(n)]
+        return tuple(
+            Proposal(
+                seed=row_seed(context.root_seed, index, row),
+                sampling=Sampling(),
+                kept=head,
+                excluded=tried,
+                log_start=-float(np.log(len(places))),
+            )
+            for row, (head, tried) in enumerate(starts)
+        )
+
+    def update(self, state, proposals, rollouts, scores):
+        context, index, drawn = state
+        return (context, index + 1, (*drawn, *(rollout.tokens for rollout in rollouts))), Info()
+
+
+@pytest.mark.parametrize("strategy", [Wanderer(), MISVO(sampling=Sampling(), step_size=1.0)], ids=lambda one: one.name)
+def test_any_strategy_that_writes_the_probability_of_its_starts_can_be_estimated(strategy):
+    toy = Toy()
+    law = toy.probabilities()
+    truth = {"all": 1.0, "reward": law @ [reward(ids) for ids in toy.responses()]}
+    found = {name: [] for name in truth}
+    for seed in range(200):
+        made = tilted_estimate(search(strategy, seed, toy, budget=12, n=4), LAMBDA)
+        ratios = np.exp(made.log_ratios)
+        found["all"].append(ratios.mean())
+        found["reward"].append(np.mean(ratios * [response.reward for response in made.responses]))
+    for name, expected in truth.items():
+        error = np.std(found[name]) / np.sqrt(len(found[name]))
+        assert error < 0.1
         assert abs(np.mean(found[name]) - expected) < 4 * error, name
 
 
@@ -110,17 +179,40 @@ def test_what_can_not_be_estimated():
             tilted_estimate(search(TiltedRestart(), 1, Toy()), wrong)
     with pytest.raises(ConfigurationError, match="tie for best"):
         tilted_estimate(search(TiltedRestart(), 1, Toy(), reward=rule))
-    blocks = replace(search(TiltedRestart(), 1, Toy()), strategy="tilted_restart, blocks of 2")
+    for strategy in (AISP(scale=0.5), BestOfN(sampling=GREEDY)):  # argmax draws: of no known probability
+        with pytest.raises(ConfigurationError, match="no known probabilities"):
+            tilted_estimate(search(strategy, 1, Toy(), budget=1, engine=NoisyEngine()), LAMBDA)
+    with pytest.raises(ConfigurationError, match="no known probabilities"):
+        tilted_estimate(search(Blockwise(), 1, Toy(), partial=True), LAMBDA)
     with pytest.raises(ConfigurationError, match="without commit_tokens"):
-        tilted_estimate(blocks, LAMBDA)
+        tilted_estimate(search(TiltedRestart(), 1, Toy(), partial=True, commit_tokens=2), LAMBDA)
+
+
+def test_a_search_that_its_records_do_not_tell_of_can_not_be_estimated():
+    alignment = search(TiltedRestart(), 1, Toy())
+    head, *tail = alignment.rounds
+
+    def with_first(**changes):
+        first = replace(head.responses[0], **changes)
+        return replace(alignment, rounds=(replace(head, responses=(first, *head.responses[1:])), *tail))
+
+    proposal = head.responses[0].proposal
+    for unknown in (None, replace(proposal, log_start=None)):
+        with pytest.raises(ConfigurationError, match="no known probabilities"):
+            tilted_estimate(with_first(proposal=unknown), LAMBDA)
+    with pytest.raises(ConfigurationError, match="weighed by 2 different laws"):
+        tilted_estimate(with_first(proposal=replace(proposal, prior=Sampling(temperature=3.0))), LAMBDA)
 
 
 def test_what_begins_with_a_token_that_was_tried_has_no_weight():
     alignment = search(TiltedRestart(), 3, Toy(depth=6))
     last = alignment.rounds[-1]
-    odd = replace(last.responses[0].rollout, kept_tokens=0)
-    assert odd.tokens.ids[0] in {r.rollout.tokens.ids[0] for r in alignment.rounds[0].responses}
-    changed = replace(last, responses=(replace(last.responses[0], rollout=odd), *last.responses[1:]))
+    first = last.responses[0]
+    drawn = first.rollout.tokens.ids[len(first.proposal.kept)]
+    assert first.proposal.excluded
+    assert drawn not in first.proposal.excluded
+    odd = replace(first, proposal=replace(first.proposal, excluded=(*first.proposal.excluded, drawn)))
+    changed = replace(last, responses=(odd, *last.responses[1:]))
     made = tilted_estimate(replace(alignment, rounds=(*alignment.rounds[:-1], changed)), LAMBDA)
     assert made.log_ratios[-len(last.responses)] == -np.inf
     assert made.weights.sum() == pytest.approx(1.0)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import NO_TOKENS, Capability, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 
@@ -56,7 +56,16 @@ class Blockwise:
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} is {value}; expected an integer >= 1")
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"kept"})
+
     def init(self, context: SearchContext) -> BlockwiseState:
+        if context.commits:
+            raise ConfigurationError(
+                "blockwise searches block by block itself, and commits nothing before its end; "
+                "leave commit_tokens out, or take another strategy"
+            )
         if not context.partial:
             raise ConfigurationError(
                 "blockwise scores responses before they are complete, and the reward does not say that it can; "

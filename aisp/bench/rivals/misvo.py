@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import FloatArray, Proposal, Rollout, Sampling, Score
+from aisp.records import Capability, FloatArray, Proposal, Rollout, Sampling, Score
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 
@@ -70,6 +70,10 @@ class MISVO:
         if not (math.isfinite(self.fisher_penalty) and self.fisher_penalty >= 0):
             raise ConfigurationError(f"fisher_penalty is {self.fisher_penalty}; expected a number >= 0 (0 for none)")
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"shift", "score_vectors"})
+
     def init(self, context: SearchContext) -> MISVOState:
         if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
@@ -83,7 +87,13 @@ class MISVO:
         shift = None if state.mean is None else state.mean.astype(np.float32)
         seeds = (row_seed(root, state.round_index, row) for row in range(n))
         return tuple(
-            Proposal(seed=seed, sampling=self.sampling, shift=shift, measures=frozenset({"score_vectors"}))
+            Proposal(
+                seed=seed,
+                sampling=self.sampling,
+                shift=shift,
+                measures=frozenset({"score_vectors"}),
+                log_start=0.0,
+            )
             for seed in seeds
         )
 

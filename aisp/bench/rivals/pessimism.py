@@ -17,8 +17,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy.optimize import brentq
 
-from aisp.bench.rivals.selection import check_temperature
+from aisp.bench.rivals.selection import check_temperature, choose
 from aisp.records import FloatArray
+from aisp.strategies.best_of_n import BestOfN, BestOfNState
 from aisp.strategies.weights import effective_sample_size
 
 
@@ -53,6 +54,35 @@ class Pessimistic:
         chosen = np.zeros(len(rewards))
         chosen[usable] = weights / weights.sum()
         return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pessimism(BestOfN):
+    """Draw plain samples, and return one of them by the rule `Pessimistic`.
+
+    Args:
+        sampling: As in `BestOfN`.
+        reward_temperature: As in `Pessimistic`.
+        target_ess_fraction: As in `Pessimistic`.
+
+    Raises:
+        ConfigurationError: A value outside its range.
+    """
+
+    name: ClassVar[str] = "pessimism"
+    reward_temperature: float | Literal["auto"] = "auto"
+    target_ess_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_temperature(self.reward_temperature, self.target_ess_fraction)
+
+    @property
+    def rule(self) -> Pessimistic:
+        """The rule by itself, for samples that are there already."""
+        return Pessimistic(reward_temperature=self.reward_temperature, target_ess_fraction=self.target_ess_fraction)
+
+    def choose(self, state: BestOfNState, rewards: FloatArray, rng: np.random.Generator) -> int:
+        return choose(self.rule, rewards, rng)
 
 
 def threshold(rewards: FloatArray, beta: float) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from aisp.bench.rivals.selection import check_temperature
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import NO_TOKENS, Capability, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.weights import solve_reward_temperature
@@ -71,6 +71,10 @@ class QAlign:
         if self.reward_temperature == 0:
             raise ConfigurationError("reward_temperature is 0; expected a number > 0: a chain must be able to go down")
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        return frozenset({"kept"})
+
     def init(self, context: SearchContext) -> QAlignState:
         if self.sampling.greedy and context.budget > 1:
             raise ConfigurationError(
@@ -85,36 +89,57 @@ class QAlign:
         rng = np.random.default_rng([root, state.round_index, _CUTS])
         cuts = [chain.tokens.head(int(rng.integers(len(chain.tokens)))) for chain in state.chains[:n]]
         return tuple(
-            Proposal(seed=row_seed(root, state.round_index, row), sampling=self.sampling, kept=kept, retain=True)
+            Proposal(
+                seed=row_seed(root, state.round_index, row),
+                sampling=self.sampling,
+                kept=kept,
+                # Many cuts of many chains lead to one response, and a proposal knows its own alone.
+                log_start=None if cuts else 0.0,
+                retain=True,
+            )
             for row, kept in enumerate(cuts or [NO_TOKENS] * n)
         )
 
     def update(
         self, state: QAlignState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
     ) -> tuple[QAlignState, Info]:
-        new = tuple(
+        new = [
             Chain(tokens=rollout.tokens, reward=score.value if score.usable else -math.inf)
             for rollout, score in zip(rollouts, scores, strict=True)
-        )
+        ]
         temperature = state.reward_temperature
         if temperature is None:
             rewards = np.array([chain.reward for chain in (*state.chains, *new)])
             solved = solve_reward_temperature(rewards, self.target_ess_fraction)
             # 0 where more are tied for best than the target asks for: then any drop is as good as -inf.
             temperature = None if solved is None else max(solved, float(np.finfo(np.float64).tiny))
-        chains = self._moved(state, new, temperature) if state.chains else new
+        chains = self._moved(state, list(zip(proposals, new, strict=True)), temperature)
         following = replace(state, chains=chains, reward_temperature=temperature, round_index=state.round_index + 1)
         return following, Info(reward_temperature=temperature)
 
-    def _moved(self, state: QAlignState, new: Sequence[Chain], temperature: float | None) -> tuple[Chain, ...]:
-        """Accept or reject; a short last round moves the leading chains only."""
-        rng = np.random.default_rng([state.context.root_seed, state.round_index, _ACCEPTANCE])
-        old = state.chains
-        moved = [
-            after if rng.random() < _ratio(before, after, temperature) else before
-            for before, after in zip(old, new, strict=False)
-        ]
-        return (*moved, *old[len(moved) :])
+    def _moved(
+        self, state: QAlignState, new: Sequence[tuple[Proposal, Chain]], temperature: float | None
+    ) -> tuple[Chain, ...]:
+        """Accept or reject each response as its chain's next step; one of the first round begins a chain."""
+        root, chains = state.context.root_seed, list(state.chains)
+        places = self._places(state, {proposal.seed for proposal, _ in new if proposal.log_start is None})
+        draws = np.random.default_rng([root, state.round_index, _ACCEPTANCE]).random(len(chains))
+        for proposal, after in new:
+            if proposal.log_start is not None:
+                chains.append(after)
+            elif draws[place := places[proposal.seed]] < _ratio(chains[place], after, temperature):
+                chains[place] = after
+        return tuple(chains)
+
+    def _places(self, state: QAlignState, seeds: set[int]) -> dict[int, int]:
+        """Return which chain each response moves: they may come in any order and number, but keep their seeds."""
+        places: dict[int, int] = {}
+        for index in range(state.round_index, -1, -1):
+            if seeds <= places.keys():
+                break
+            rows = range(len(state.chains))
+            places |= {row_seed(state.context.root_seed, index, row): row for row in rows}
+        return places
 
 
 def _ratio(old: Chain, new: Chain, temperature: float | None) -> float:

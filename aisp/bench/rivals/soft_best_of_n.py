@@ -12,8 +12,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from aisp.bench.rivals.selection import check_temperature
+from aisp.bench.rivals.selection import check_temperature, choose
 from aisp.records import FloatArray
+from aisp.strategies.best_of_n import BestOfN, BestOfNState
 from aisp.strategies.weights import normalise, solve_reward_temperature, tilt
 
 
@@ -43,3 +44,32 @@ class SoftBest:
             # None: all rewards are tied, and any lambda gives equal weights.
             temperature = solve_reward_temperature(rewards, self.target_ess_fraction) or 0.0
         return normalise(np.asarray(tilt(rewards, temperature)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftBestOfN(BestOfN):
+    """Draw plain samples, and return one of them by the rule `SoftBest`.
+
+    Args:
+        sampling: As in `BestOfN`.
+        reward_temperature: As in `SoftBest`.
+        target_ess_fraction: As in `SoftBest`.
+
+    Raises:
+        ConfigurationError: A value outside its range.
+    """
+
+    name: ClassVar[str] = "soft_best_of_n"
+    reward_temperature: float | Literal["auto"] = "auto"
+    target_ess_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_temperature(self.reward_temperature, self.target_ess_fraction)
+
+    @property
+    def rule(self) -> SoftBest:
+        """The rule by itself, for samples that are there already."""
+        return SoftBest(reward_temperature=self.reward_temperature, target_ess_fraction=self.target_ess_fraction)
+
+    def choose(self, state: BestOfNState, rewards: FloatArray, rng: np.random.Generator) -> int:
+        return choose(self.rule, rewards, rng)

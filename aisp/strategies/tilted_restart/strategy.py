@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import NO_TOKENS, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import Capability, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.tilted_restart.linear import fit_linear
-from aisp.strategies.tilted_restart.restarts import Restarts, restarts_from
+from aisp.strategies.tilted_restart.restarts import Restarts, Start, restarts_from
 from aisp.strategies.weights import effective_sample_size, solve_reward_temperature
 
 # What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
@@ -48,6 +48,9 @@ _PLAIN = 16
 # A round of restarts is half as large as what is known already, for each to rest on news; no smaller than this. The
 # smaller rounds are, the more is known of where to restart from; the larger, the more of them a step decodes.
 _LEAST_ROUND = 8
+# A round in which more than this share starts fresh is drawn as plain samples are: hotter, and without a tilt, which
+# would be fitted to rewards that are mostly tied.
+_MOSTLY_FRESH = 0.5
 # Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
 
@@ -65,6 +68,7 @@ class TiltedRestartState:
     """The population, the tilt, and which round comes next.
 
     Args:
+        tilt_nats: Upper limit of the tilt, in nats: the strategy's own, held to the request's `kl_budget`.
         population: Responses that have a reward.
         drawn: All that were drawn.
         restarts: What the next round keeps; None where it is to begin from nothing.
@@ -74,6 +78,7 @@ class TiltedRestartState:
     """
 
     context: SearchContext
+    tilt_nats: float
     population: tuple[Member, ...] = ()
     drawn: tuple[Tokens, ...] = ()
     restarts: Restarts | None = None
@@ -116,13 +121,21 @@ class TiltedRestart:
         if not (math.isfinite(self.tilt_nats) and self.tilt_nats >= 0):
             raise ConfigurationError(f"tilt_nats is {self.tilt_nats}; expected a number >= 0 (0 for no tilt)")
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        tilt: set[Capability] = {"shift", "bag"} if self.tilt_nats > 0 else set()
+        return frozenset({"kept", "excluded", *tilt})
+
     def init(self, context: SearchContext) -> TiltedRestartState:
         if (self.sampling.greedy or self.plain.greedy) and context.budget > 1:
             raise ConfigurationError(
                 f"{self.name} at temperature=0 would draw the same response {context.budget} times; give a "
                 "temperature above 0, budget=1 for the greedy answer, or strategy='aisp', whose draws are greedy"
             )
-        return TiltedRestartState(context=context)
+        # Half of what a response may cost at most, since the tilt costs some responses more than others; and a block's
+        # share of it.
+        limit = math.inf if context.kl_budget is None else context.kl_budget / 2
+        return TiltedRestartState(context=context, tilt_nats=min(self.tilt_nats, limit) * context.block_share)
 
     def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
         root = state.context.root_seed
@@ -130,20 +143,22 @@ class TiltedRestart:
         restarts = None if draws_plainly(len(state.population), state.context.budget) else state.restarts
         size = _plain_samples(state.context.budget) if restarts is None else len(state.drawn) // 2
         n = min(n, max(_LEAST_ROUND, size))
-        starts = [(NO_TOKENS, ())] * n if restarts is None else restarts.draw(n, rng)
-        plain = restarts is None or restarts.anew > 0.5  # a round has one law, which the estimate rests on
+        starts = [Start()] * n if restarts is None else restarts.draw(n, rng)
+        # All rows of a round are drawn by one law, since an estimate averages over them.
+        plain = restarts is None or restarts.fresh_share > _MOSTLY_FRESH
         return tuple(
             Proposal(
                 seed=row_seed(root, state.round_index, row),
                 sampling=self.plain if plain else self.sampling,
                 prior=self.sampling,
-                kept=kept,
-                excluded=excluded,
+                kept=start.kept,
+                excluded=start.excluded,
                 shift=None if plain else state.shift,
-                measures=frozenset({"bag"} if self.tilt_nats > 0 else ()),
+                measures=frozenset({"bag"} if state.tilt_nats > 0 else ()),
+                log_start=start.log_probability,
                 retain=True,
             )
-            for row, (kept, excluded) in enumerate(starts)
+            for row, start in enumerate(starts)
         )
 
     def update(
@@ -169,7 +184,7 @@ class TiltedRestart:
             [(member.rollout.tokens, member.reward) for member in state.population],
             lambda rewards: solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0)),
         )
-        if self.tilt_nats > 0:
+        if state.tilt_nats > 0:
             state = self._tilted(self._corrected(state, proposals, rollouts), restarts)
         ess = None if restarts is None else effective_sample_size(restarts.weights)
         return replace(state, restarts=restarts), Info(ess=ess, reward_temperature=temperature)
@@ -195,7 +210,7 @@ class TiltedRestart:
         if restarts is None or linear is None or linear.r_squared <= 0:
             return replace(state, shift=None)
         entropy = float(restarts.weights @ [parent.entropy.sum() for parent in restarts.parents])
-        nats = min(self.tilt_nats, entropy) * linear.r_squared
+        nats = min(state.tilt_nats, entropy) * linear.r_squared
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)

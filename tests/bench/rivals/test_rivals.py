@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from aisp.bench.rivals import MISVO, Blockwise, QAlign
 from aisp.bench.rivals.qalign import Chain, _ratio
 from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Limits, Proposal, Sampling, Score
 from aisp.search.loop import Aligner, Request, Stops
 from aisp.search.plan import Plan
-from aisp.strategies import MISVO, Blockwise, QAlign, SearchContext
+from aisp.strategies import SearchContext
 from tests.strategies.toy import DIM, WEIGHT, Toy, ToyEngine, ToyReward, next_token, run_rounds
 
 

@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from aisp.bench.rivals import Best, Pessimistic, SoftBest, choose
+from aisp.bench.rivals import RULES, Best, Pessimism, Pessimistic, SoftBest, SoftBestOfN, choose
 from aisp.bench.rivals.pessimism import threshold
 from aisp.errors import ConfigurationError
 from aisp.records import Limits, Sampling
 from aisp.search.loop import Aligner, Request
 from aisp.search.plan import Plan
-from aisp.strategies import BestOfN
+from aisp.strategies import BestOfN, SearchContext
 from aisp.strategies.weights import effective_sample_size
 from tests.strategies.toy import Toy, ToyEngine, ToyReward
 
 REWARDS = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=1, max_size=20).map(np.array)
-RULES = [
+EVERY_RULE = [
     Best(),
     *(
         rule(**own)
@@ -31,7 +31,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=repr)
 @given(rewards=REWARDS, order=st.randoms(use_true_random=False), shift=st.floats(-5, 5))
 def test_every_rule_is_a_law_that_knows_rewards_only(rule, rewards, order, shift):
     chosen = rule.probabilities(rewards)
@@ -81,8 +81,15 @@ def reward(ids):
     return float(sum(ids)) + 0.5 * ids[0] - 0.8 * ids[-1] * ids[0]
 
 
-@pytest.mark.parametrize("rule", [SoftBest(reward_temperature=0.6), Pessimistic(reward_temperature=0.6), Best()])
-def test_the_answers_law_on_the_toy_language_is_the_enumerated_one(rule):
+@pytest.mark.parametrize(
+    ("strategy", "rule"),
+    [
+        (SoftBestOfN(sampling=Sampling(), reward_temperature=0.6), SoftBest(reward_temperature=0.6)),
+        (Pessimism(sampling=Sampling(), reward_temperature=0.6), Pessimistic(reward_temperature=0.6)),
+        (BestOfN(sampling=Sampling()), Best()),
+    ],
+)
+def test_the_answers_law_on_the_toy_language_is_the_enumerated_one(strategy, rule):
     toy, n, trials = Toy(), 2, 3000
     responses, p = toy.responses(), toy.probabilities()
     expected = np.zeros(len(responses))
@@ -91,8 +98,7 @@ def test_the_answers_law_on_the_toy_language_is_the_enumerated_one(rule):
         for place, i in enumerate(pair):
             expected[i] += p[pair[0]] * p[pair[1]] * chosen[place]
     assert expected.sum() == pytest.approx(1.0)
-    strategy = BestOfN(sampling=Sampling())
-    aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=n, num_samples=n), selection=rule)
+    aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=n, num_samples=n))
     counts = dict.fromkeys(responses, 0)
     for seed in range(trials):
         request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=4), seed=seed)
@@ -116,3 +122,18 @@ def test_equal_seeds_return_equal_answers():
     picks = [choose(SoftBest(), rewards, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
     assert picks[0] == picks[1]
     assert len(set(picks)) > 1
+
+
+@pytest.mark.parametrize("kind", [SoftBestOfN, Pessimism])
+def test_a_strategy_hands_its_options_to_the_rule_of_its_name(kind):
+    own = {"reward_temperature": 0.7, "target_ess_fraction": 0.4}
+    assert kind(**own).rule == RULES[kind.name](**own)
+    with pytest.raises(ConfigurationError, match="target_ess_fraction is 0"):
+        kind(target_ess_fraction=0)
+
+
+@pytest.mark.parametrize("kind", [SoftBestOfN, Pessimism])
+def test_its_responses_are_best_of_ns(kind):
+    context = SearchContext(root_seed=3, budget=8, num_samples=4, max_tokens=4)
+    ours, plain = kind(), BestOfN()
+    assert ours.propose(ours.init(context), 4) == plain.propose(plain.init(context), 4)
