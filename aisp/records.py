@@ -41,12 +41,17 @@ Message = Mapping[str, Any]
 """An OpenAI-style message: `role`, `content`, and where they apply `name`, `tool_calls`, `tool_call_id`."""
 
 
+LEAST_TEMPERATURE = 1e-20
+"""The least temperature of a softmax draw, which takes the argmax but for ties; less is 0, and has to be said so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How a token is taken from the (perturbed) logits.
 
     Args:
-        temperature: Softmax temperature. 0 takes the argmax; infinity would be uniform.
+        temperature: Softmax temperature. 0 takes the argmax; infinity would be uniform. Below `LEAST_TEMPERATURE` the
+            logits over it would leave float32.
         top_p: Keeps the smallest set of tokens whose probability reaches this share, in (0, 1]. 1 keeps all.
         top_k: Keeps this many most probable tokens; None keeps all.
 
@@ -61,6 +66,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigurationError(f"temperature is {self.temperature}; expected a finite number >= 0 (0 is greedy)")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ConfigurationError(
+                f"temperature is {self.temperature}; expected 0 (greedy) or a number from {LEAST_TEMPERATURE:g} on"
+            )
         if not 0 < self.top_p <= 1:
             raise ConfigurationError(f"top_p is {self.top_p}; expected a number in (0, 1] (1 keeps every token)")
         if self.top_k is not None and self.top_k < 1:

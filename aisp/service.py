@@ -199,10 +199,8 @@ class Service:
         return form.encode(self.codec, _messages(messages), {**self._template, **(template or {})})
 
     def _engine_of(self, source: Any) -> Engine:
-        if isinstance(source, Engine):
-            return source
         placed = self._placed if isinstance(source, str) else {}
-        return engines.engine_for(models.load(hold_model(source), **placed))
+        return engines.engine_for(source, **placed)
 
 
 class Run:

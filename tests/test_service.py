@@ -158,7 +158,7 @@ def streamed_by_llamaindex(tiny):
 @pytest.mark.parametrize("door", [streamed_by_align, streamed_by_langchain, streamed_by_llamaindex])
 def test_no_front_door_streams_reasoning_as_text(tiny, monkeypatch, door):
     """`aisp.align` handed out `<think>` as text, and then vetoed every answer for taking it back."""
-    monkeypatch.setattr("aisp.engines.engine_for", lambda loaded: Thinker(tiny.codec))
+    monkeypatch.setattr("aisp.engines.engine_for", lambda source, **placed: Thinker(tiny.codec))
     pieces, text = door(tiny)
     assert text == "Hello there."
     assert "".join(pieces) == text

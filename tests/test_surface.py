@@ -52,7 +52,7 @@ def test_names():
         "Strategy",
         "TiltedRestart",
     ]
-    assert sorted(aisp.engines.__all__) == ["Engine", "Progress", "engine_for"]
+    assert sorted(aisp.engines.__all__) == ["Engine", "Finished", "Flight", "Progress", "engine_for"]
     assert sorted(aisp.forms.__all__) == [
         "Form",
         "ResponseFormat",

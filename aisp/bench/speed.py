@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from aisp.bench.memory import PeakMemory
 from aisp.bench.roofline import bandwidth, read_bytes, wait
 from aisp.engines.transformers.engine import TransformersEngine
 from aisp.errors import ConfigurationError
+from aisp.models.loaded import wrap
 from aisp.records import Limits, Proposal, Rollout, Sampling
 
 SAMPLING = Sampling(temperature=0.8)
@@ -85,10 +86,11 @@ class Bench:
         self.model, self.tokenizer, self.new_tokens = model, tokenizer, new_tokens
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
-        self.engine = TransformersEngine(model, tokenizer, eos_token_ids=())
+        codec = wrap("bench", model, tokenizer).codec
+        self.engine = TransformersEngine(model, replace(codec, eos_token_ids=()))
         device = self.model.device
         self.bytes_per_second = bandwidth(device) if device.type == "cuda" else None
-        self.ending = TransformersEngine(model, tokenizer, eos_token_ids=self.eos_token_ids)
+        self.ending = TransformersEngine(model, replace(codec, eos_token_ids=self.eos_token_ids))
 
     def scenarios(self) -> list[Scenario]:
         """Return every scenario, the quick ones first."""

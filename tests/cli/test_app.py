@@ -7,7 +7,6 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from aisp import models
 from aisp.cli.app import app
 from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile, read_prompts, result_key
@@ -16,7 +15,7 @@ from aisp.jsonl import ResultFile, read_prompts, result_key
 @pytest.fixture
 def invoke(tiny, monkeypatch):
     """Run the command line with the tiny model in place of any that is named."""
-    monkeypatch.setattr(models, "load", lambda name, **placed: tiny)
+    monkeypatch.setattr("aisp.engines.registry.load", lambda name, **placed: tiny)
 
     def run(*arguments):
         return CliRunner().invoke(

@@ -34,7 +34,7 @@ PROMPT = (5, 6, 7)
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    return TransformersEngine(tiny.model, tiny.tokenizer, eos_token_ids=tiny.eos_token_ids)
+    return TransformersEngine(tiny.model, tiny.codec)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def engine(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine of every model for the length of a test."""
     fake = FakeEngine()
     fake.codec = tiny.codec
-    monkeypatch.setattr("aisp.engines.engine_for", lambda loaded: fake)
+    monkeypatch.setattr("aisp.engines.engine_for", lambda source, **placed: fake)
     return fake
 
 

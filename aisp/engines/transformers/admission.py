@@ -1,31 +1,48 @@
-"""How much memory a batch will come to need, if more rows join it."""
+"""Which sequences may join the batch, by the memory that it will come to need."""
 
 from __future__ import annotations
 
 from aisp.engines.transformers.batch import Batch
-from aisp.engines.transformers.sequence import Row
+from aisp.engines.transformers.sequence import CachedPrefix, Sequence
 
 
-class Load:
-    """Keys and values, in tokens: as many slots as rows, as long as the longest, and the prompts that they share.
+class Admission:
+    """Counts keys and values, in tokens: as many slots as sequences, as long as the longest, and the shared prompts.
 
     Args:
-        batch: With the rows that are in it.
+        batch: With the sequences that are in it.
+        max_sequences: That may be in it.
+        max_tokens: That slots and prompts may come to hold. A sequence that alone needs more still runs, alone.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, max_sequences: int, max_tokens: int) -> None:
         self._batch = batch
-        self._joining = 0
-        self._longest = max((batch.most(row) for row in batch.rows), default=0)
-        self._prompts = {row.job.prefix for row in batch.rows if batch.shares(row.job.prefix)}
+        self._max_sequences = max_sequences
+        self._max_tokens = max_tokens
+        self._longest = max((batch.max_tokens_of(sequence) for sequence in batch.sequences), default=0)
+        self._prompts = {one.call.prefix for one in batch.sequences if batch.shares(one.call.prefix)}
+        self.admitted: list[Sequence] = []
 
-    def take(self, row: Row, max_tokens: int) -> bool:
-        """Count a row in, unless it would go beyond a number of tokens; the first is always taken."""
-        longest = max(self._longest, self._batch.most(row))
-        prompts = self._prompts | ({row.job.prefix} if self._batch.shares(row.job.prefix) else set())
-        slots, length = self._batch.shape(self._joining + 1, longest)
-        need = max(self._batch.allocated, slots * length) + sum(len(prefix.token_ids) for prefix in prompts)
-        if need > max_tokens and (self._batch.rows or self._joining):
+    def fits(self, sequence: Sequence) -> bool:
+        """Return whether one more sequence may join."""
+        count = len(self._batch.sequences) + len(self.admitted)
+        if not count:
+            return True
+        if count >= self._max_sequences:
             return False
-        self._joining, self._longest, self._prompts = self._joining + 1, longest, prompts
-        return True
+        prompts = self._prompts_with(sequence)
+        slots, length = self._batch.shape(len(self.admitted) + 1, self._longest_with(sequence))
+        need = max(self._batch.allocated, slots * length) + sum(len(prefix.token_ids) for prefix in prompts)
+        return need <= self._max_tokens
+
+    def add(self, sequence: Sequence) -> None:
+        """Count one in."""
+        self._longest, self._prompts = self._longest_with(sequence), self._prompts_with(sequence)
+        self.admitted.append(sequence)
+
+    def _longest_with(self, sequence: Sequence) -> int:
+        return max(self._longest, self._batch.max_tokens_of(sequence))
+
+    def _prompts_with(self, sequence: Sequence) -> set[CachedPrefix]:
+        prefix = sequence.call.prefix
+        return self._prompts | ({prefix} if self._batch.shares(prefix) else set())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aisp.engines.transformers.attention import KV, Group, SharingUnsupportedError, shared_body
-from aisp.engines.transformers.cuda_graphs import CapturedSteps
+from aisp.engines.transformers.cuda_graphs import CapturedSteps, CudaGraphs, GraphBackend
 from aisp.engines.transformers.head import Head
 from aisp.engines.transformers.slot_cache import SlotCache
 from aisp.errors import UnsupportedModelError
@@ -33,15 +33,17 @@ class Decoder:
     Args:
         model: A transformers causal language model.
         head: Its head, split from it.
+        graphs: How decode steps are captured and replayed. None captures on CUDA, and nowhere else.
 
     Raises:
         UnsupportedModelError: A cache or attention that neither form reproduces.
     """
 
-    def __init__(self, model: Any, head: Head) -> None:
+    def __init__(self, model: Any, head: Head, graphs: GraphBackend | None = None) -> None:
         self.body = head.body
         self.config = self.body.config.get_text_config()
         self.device: torch.device = model.get_input_embeddings().weight.device
+        self.reset_counts()
         self._layer_types = _layer_types(self.config)
         self._shared: Any = None
         self.captured: CapturedSteps | None = None
@@ -52,19 +54,26 @@ class Decoder:
                 "attention can be decoded row by row. Choose a model with those"
             )
         self._choose(type(model).__name__)
-        if self.sharing and self.device.type == "cuda":
-            self.capture()
+        if self.sharing and (graphs is not None or self.device.type == "cuda"):
+            self._capture(CudaGraphs() if graphs is None else graphs)
 
     @property
     def sharing(self) -> bool:
         return self._shared is not None
 
-    def capture(self) -> None:
-        """Take steps on buffers that stay in place from here on: captured on CUDA, plainly elsewhere (for tests)."""
-        self.captured = CapturedSteps(self._shared, self.device)
-        if not self._probe():
-            self.captured = None
-            _log.warning("decode steps in place differ from plain ones, and aren't used")
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return int(self.body.get_input_embeddings().weight.shape[0])
+
+    def reset_counts(self) -> None:
+        """Count prefills and steps from here on."""
+        self.prefills = self.prefilled_tokens = self.steps = 0
+
+    def forget_captured(self) -> None:
+        """Drop what was captured, so that its memory is free and nothing reads buffers that are gone."""
+        if self.captured is not None:
+            self.captured.forget()
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int], past: KV | None = None) -> tuple[KV, Tensor]:
@@ -79,6 +88,8 @@ class Decoder:
         """
         from transformers import DynamicCache
 
+        self.prefills += 1
+        self.prefilled_tokens += len(tokens)
         cache: Any = DynamicCache()
         for layer, (keys, values) in enumerate(past or ()):
             cache.update(keys[None], values[None], layer)
@@ -102,6 +113,7 @@ class Decoder:
         Returns:
             Pre-logits, shape (rows, dim).
         """
+        self.steps += 1
         if self.captured is not None and (hidden := self.captured.step(slots, tokens, positions, groups)) is not None:
             return hidden
         mask = slots.begin(self.device)
@@ -116,6 +128,13 @@ class Decoder:
         )
         last: Tensor = out.last_hidden_state[:, -1]
         return last
+
+    def _capture(self, graphs: GraphBackend) -> None:
+        """Take steps on buffers that stay in place from here on, if they are as the plain ones."""
+        self.captured = CapturedSteps(self._shared, self.device, graphs)
+        if not self._probe():
+            self.captured = None
+            _log.warning("decode steps in place differ from plain ones, and aren't used")
 
     def _masks(self, mask: Tensor, positions: Sequence[int]) -> Tensor | dict[str, Tensor]:
         """Return what the model's own attention wants: its dtype, and the window where layers slide."""
@@ -155,7 +174,7 @@ class Decoder:
     @torch.inference_mode()
     def _probe(self) -> bool:
         """Decode one token behind a short prompt, two rows of different lengths; compare with plain forward passes."""
-        vocab = self.body.get_input_embeddings().weight.shape[0]
+        vocab = self.vocab_size
         *probe, between, last = (i * _PROBE_STRIDE % vocab for i in range(1, _PROBE_LENGTH + 3))
         kv, _ = self.prefill(probe)
         slots = SlotCache(kv)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aisp.engines.transformers.sequence import Row
+from aisp.engines.transformers.sequence import Sequence
 from aisp.noise import gaussians
 from aisp.records import NoiseTerm, Proposal
 
 BLOCK = 16
 """Positions that are drawn at once: the generator's cost is in its calls, not in its numbers."""
 
+# A round shares one mean, and the sequences of a batch are within a few blocks of each other: this is eight requests'
+# at four blocks each. What falls out is drawn again.
 _MEANS_KEPT = 32
+# Gaussians of a mean's terms that are drawn at once: 8 MiB of float32, which a processor's cache about holds, and which
+# is nothing beside the weights on a device.
 _NUMBERS_AT_ONCE = 1 << 21
 
 
@@ -29,7 +32,7 @@ class Perturbation:
         rows: Places in the batch of the rows that are perturbed, ascending.
         vectors: Distinct v_t and u_t, float32 of shape (k, dim): what rows without noise share is here once.
         vector_of: For each of `rows`, the index of its v_t in `vectors`.
-        mean_of: Likewise of its u_t; -1 where it has none. The same as of its v_t where it has no noise.
+        mean_of: For each of `rows`, the index of its u_t, which is that of its v_t where it has no noise; -1 for none.
     """
 
     rows: list[int]
@@ -39,53 +42,53 @@ class Perturbation:
 
 
 class Perturber:
-    """Draws perturbations, and remembers the blocks of means that rows of a round share."""
+    """Draws perturbations, and remembers the blocks of means that the sequences of a round share."""
 
     def __init__(self, dim: int, device: torch.device) -> None:
         self.dim = dim
         self.device = device
         self._means: OrderedDict[tuple[int, int], tuple[tuple[NoiseTerm, ...], Tensor]] = OrderedDict()
 
-    def draw(self, rows: Sequence[Row]) -> Perturbation | None:
-        """Return the perturbation of each row's next token; None if no row has any."""
-        perturbed = [place for place, row in enumerate(rows) if row.perturbed]
+    def draw(self, sequences: list[Sequence]) -> Perturbation | None:
+        """Return the perturbation of each sequence's next token; None if none has any."""
+        perturbed = [place for place, sequence in enumerate(sequences) if sequence.perturbed]
         if not perturbed:
             return None
-        self._refresh([rows[place] for place in perturbed])
+        self._refresh([sequences[place] for place in perturbed])
         vectors: list[Tensor] = []
         vector_of: list[int] = []
         mean_of: list[int] = []
         known: dict[tuple[int, int, int], int] = {}
         for place in perturbed:
-            row = rows[place]
-            mean = self._mean_of(row, vectors, known)
+            sequence = sequences[place]
+            mean = self._mean_of(sequence, vectors, known)
             mean_of.append(mean)
-            if row.proposal.scale and row.noise is not None:
-                noise = row.noise[row.position % BLOCK]
+            if sequence.proposal.scale and sequence.noise is not None:
+                noise = sequence.noise[sequence.position % BLOCK]
                 vectors.append(vectors[mean] + noise if mean >= 0 else noise)
                 vector_of.append(len(vectors) - 1)
             else:
                 vector_of.append(mean)
         return Perturbation(rows=perturbed, vectors=torch.stack(vectors), vector_of=vector_of, mean_of=mean_of)
 
-    def _mean_of(self, row: Row, vectors: list[Tensor], known: dict[tuple[int, int, int], int]) -> int:
-        """Return the place of a row's u_t among the vectors, where it is put if it is new; -1 where there is none."""
-        mean, shift = row.proposal.mean, row.proposal.shift
+    def _mean_of(self, sequence: Sequence, vectors: list[Tensor], known: dict[tuple[int, int, int], int]) -> int:
+        """Return the place of a u_t among the vectors, where it is put if it is new; -1 where there is none."""
+        mean, shift = sequence.proposal.mean, sequence.proposal.shift
         if not mean and shift is None:
             return -1
-        position = row.position if mean or shift is None else min(row.position, len(shift) - 1)
+        position = sequence.position if mean or shift is None else min(sequence.position, len(shift) - 1)
         key = (id(mean), id(shift), position)
         if key not in known:
             known[key] = len(vectors)
-            vectors.append(self._means_at(row.proposal, row.position, 1)[0])
+            vectors.append(self._means_at(sequence.proposal, sequence.position, 1)[0])
         return known[key]
 
-    def unused_mean_dot(self, row: Row) -> float:
-        """Return the sum of u_t . v_t from the row's end to its horizon."""
-        proposal, total = row.proposal, 0.0
-        start = row.position
-        while (proposal.mean or proposal.shift is not None) and start < row.horizon:
-            stop = min((start // BLOCK + 1) * BLOCK, row.horizon)
+    def unused_mean_dot(self, sequence: Sequence) -> float:
+        """Return the sum of u_t . v_t from the sequence's end to its horizon."""
+        proposal, total = sequence.proposal, 0.0
+        start = sequence.position
+        while (proposal.mean or proposal.shift is not None) and start < sequence.horizon:
+            stop = min((start // BLOCK + 1) * BLOCK, sequence.horizon)
             mean = self._means_at(proposal, start, stop - start)
             positions = torch.arange(start, stop, device=self.device)[None]
             noise = proposal.scale * gaussians([proposal.seed], positions, self.dim)[0]
@@ -93,17 +96,17 @@ class Perturber:
             start = stop
         return total
 
-    def _refresh(self, rows: Sequence[Row]) -> None:
-        """Draw the blocks of noise that rows have come to."""
-        stale = [row for row in rows if row.proposal.scale and row.noise_block != row.position // BLOCK]
+    def _refresh(self, sequences: list[Sequence]) -> None:
+        """Draw the blocks of noise that sequences have come to."""
+        stale = [one for one in sequences if one.proposal.scale and one.noise_block != one.position // BLOCK]
         if not stale:
             return
-        blocks = torch.tensor([row.position // BLOCK for row in stale], device=self.device)
+        blocks = torch.tensor([one.position // BLOCK for one in stale], device=self.device)
         positions = blocks[:, None] * BLOCK + torch.arange(BLOCK, device=self.device)
-        noise = gaussians([row.proposal.seed for row in stale], positions, self.dim)
-        for row, own in zip(stale, noise, strict=True):
-            row.noise = row.proposal.scale * own
-            row.noise_block = row.position // BLOCK
+        noise = gaussians([one.proposal.seed for one in stale], positions, self.dim)
+        for sequence, own in zip(stale, noise, strict=True):
+            sequence.noise = sequence.proposal.scale * own
+            sequence.noise_block = sequence.position // BLOCK
 
     def _means_at(self, proposal: Proposal, start: int, count: int) -> Tensor:
         """Return u_t for `count` positions of one block, shape (count, dim)."""

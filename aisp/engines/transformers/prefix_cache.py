@@ -25,7 +25,7 @@ class _Node:
     children: dict[int, _Node] = field(default_factory=dict)
 
 
-class PrefixTree:
+class PrefixCache:
     """A radix tree from token sequences to keys and values.
 
     Args:
@@ -34,12 +34,25 @@ class PrefixTree:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.bytes = 0
-        self._root = _Node(tokens=(), kv=[], parent=None)
         self._clock = itertools.count(1)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._root = _Node(tokens=(), kv=[], parent=None)
+        self.bytes = 0
+        self.whole = True
+        """Whether the last `insert` came to its end; what one left half done is cleared before it is used again."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens whose keys and values it holds."""
+        return sum(len(node.tokens) for node in self._nodes())
 
     def match(self, tokens: Sequence[int], start: int = 0) -> tuple[int, KV | None]:
         """Return how many leading tokens are known, and their keys and values from `start` on (None: none)."""
+        if not self.whole:
+            self.clear()
         length, parts, node = 0, [], self._root
         while (found := node.children.get(tokens[length]) if length < len(tokens) else None) is not None:
             common = _common(found.tokens, tokens, length)
@@ -59,8 +72,15 @@ class PrefixTree:
         Args:
             tokens: The whole sequence.
             kv: Keys and values of its tokens from `start` on, kept as they are: the caller doesn't write to them again.
-            start: Where they begin. If the tree has lost what comes before, nothing is remembered.
+            start: Where they begin. If the cache has lost what comes before, nothing is remembered.
         """
+        if not self.whole:
+            self.clear()
+        self.whole = False
+        self._insert(tokens, kv, start)
+        self.whole = True
+
+    def _insert(self, tokens: Sequence[int], kv: KV, start: int) -> None:
         node, length = self._root, 0
         while length < len(tokens) and (found := node.children.get(tokens[length])) is not None:
             common = _common(found.tokens, tokens, length)

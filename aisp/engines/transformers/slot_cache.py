@@ -60,6 +60,11 @@ class SlotCache(Cache):
         slots, capacity = self.shape
         return slots * capacity
 
+    @property
+    def nbytes(self) -> int:
+        """What the buffers take."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self._buffers)
+
     def add(self, kv: KV | None, need: int) -> int:
         """Add a row that starts with some keys and values; return its slot.
 
@@ -118,11 +123,6 @@ class SlotCache(Cache):
         """Say where `update` writes, int64 of shape (n,) each, and how many tokens it shows of the first n slots."""
         self._write_rows, self._write_at, self._view = rows, at, view
 
-    def hold(self, shape: tuple[int, int]) -> None:
-        """Have this many slots for this many tokens each; buffers of that shape stay where they are."""
-        if shape != self.shape:
-            self._resize(*shape)
-
     @property
     def shape(self) -> tuple[int, int]:
         """Slots, and tokens that each has room for."""
@@ -132,6 +132,26 @@ class SlotCache(Cache):
     def place(self) -> int:
         """Where the buffers are: a number that changes when they move."""
         return self._moves
+
+    @property
+    def buffers(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The keys and values of each layer, as they are held now."""
+        return tuple(self._buffers)
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Move to buffers for this many slots with room for this many tokens each, no less than what is held."""
+        self._moves += 1
+        used, longest = self.rows, max(self.lengths, default=0)
+        old = self._buffers
+        self._buffers = []
+        for layer, pair in enumerate(self._like):
+            # Zeros, since what is masked is still multiplied: 0 times an uninitialised NaN would be a NaN.
+            grown = [like.new_zeros(slots, like.shape[0], capacity, like.shape[2]) for like in pair]
+            for new, before in zip(grown, old[layer] if old else (), strict=False):
+                new[:used, :, :longest] = before[:used, :, :longest]
+            if old:
+                old[layer] = (grown[0][:0], grown[1][:0])  # free each layer as soon as it is copied
+            self._buffers.append((grown[0], grown[1]))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -156,21 +176,7 @@ class SlotCache(Cache):
             slots, capacity = rows, min(capacity + capacity // 2, self._most)
         else:
             slots, capacity = rows, min(capacity, self._most)
-        self._resize(slots, whole_blocks(max(capacity, length, *self.lengths, 1)))
-
-    def _resize(self, slots: int, capacity: int) -> None:
-        self._moves += 1
-        used, longest = self.rows, max(self.lengths, default=0)
-        old = self._buffers
-        self._buffers = []
-        for layer, pair in enumerate(self._like):
-            # Zeros, since what is masked is still multiplied: 0 times an uninitialised NaN would be a NaN.
-            grown = [like.new_zeros(slots, like.shape[0], capacity, like.shape[2]) for like in pair]
-            for new, before in zip(grown, old[layer] if old else (), strict=False):
-                new[:used, :, :longest] = before[:used, :, :longest]
-            if old:
-                old[layer] = (grown[0][:0], grown[1][:0])  # free each layer as soon as it is copied
-            self._buffers.append((grown[0], grown[1]))
+        self.resize(slots, whole_blocks(max(capacity, length, *self.lengths, 1)))
 
 
 def additive_mask(last: Tensor, view: int) -> Tensor:

@@ -127,7 +127,7 @@ def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     block, rest = _locate(sums, uniform * sums.sum(-1))
     inside = padded[torch.arange(n, device=padded.device), block].to(uniform.dtype)
     offset, _ = _locate(inside, rest)
-    return block * _BLOCK + offset
+    return (block * _BLOCK + offset).clamp_(max=vocab - 1)
 
 
 def _locate(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +135,8 @@ def _locate(masses: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     cumulative = masses.cumsum(-1)
     almost_all = cumulative[:, -1:] * (1 - 4 * torch.finfo(masses.dtype).eps)
     target = torch.minimum(target[:, None], almost_all)
-    index = torch.searchsorted(cumulative, target, right=True)
+    # Where masses are not numbers no place is found: that row's token is wrong whatever it is, which its figures show,
+    # but a place outside the tensor would be an error for all rows, and on CUDA the end of the process.
+    index = torch.searchsorted(cumulative, target, right=True).clamp_(max=masses.shape[-1] - 1)
     before = cumulative.gather(-1, index) - masses.gather(-1, index)
     return index[:, 0], (target - before)[:, 0].clamp_(min=0.0)

@@ -15,10 +15,10 @@ import torch
 from aisp.engines.transformers.decoder import Decoder
 from aisp.engines.transformers.engine import TransformersEngine
 from aisp.engines.transformers.head import Head
-from aisp.engines.transformers.scheduler import Scheduler
 from aisp.errors import ConfigurationError, EngineError, PromptError, UnsupportedModelError
 from aisp.records import NO_TOKENS, Limits, Proposal, Sampling
 from aisp.testing import tiny_model, tiny_tokenizer
+from tests.engines.build import codec_of, engine_of
 
 PROMPT = list(range(20, 60))
 SAMPLES = [Proposal(seed=s, sampling=Sampling()) for s in range(6)]
@@ -31,26 +31,13 @@ def model():
 
 @pytest.fixture
 def engine(model):
-    return TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2])
+    return engine_of(model)
 
 
 @pytest.fixture
 def endless(model):
     """An engine whose responses never end by themselves."""
-    return TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[])
-
-
-def prefilled_tokens(engine, monkeypatch):
-    """Return a list that grows by the number of tokens of each prefill."""
-    counts = []
-    plain = engine._parts.decoder.prefill
-
-    def counting(tokens, past=None):
-        counts.append(len(tokens))
-        return plain(tokens, past)
-
-    monkeypatch.setattr(engine._parts.decoder, "prefill", counting)
-    return counts
+    return engine_of(model, eos=())
 
 
 def test_a_response_ends_with_its_end_of_sequence_token_or_at_its_limit(engine):
@@ -110,38 +97,38 @@ def test_an_interrupted_caller_frees_its_rows(endless):
         endless.rollout(prefix, SAMPLES, Limits(max_tokens=400), interrupt)
     [rollout] = endless.rollout(prefix, SAMPLES[:1], Limits(max_tokens=3))
     assert len(rollout.tokens) == 3
-    assert not endless._scheduler._batch.rows
+    assert endless.stats().decoding == 0
 
 
-def test_a_prompt_is_prefilled_once_and_only_behind_what_it_shares(engine, monkeypatch):
-    counts = prefilled_tokens(engine, monkeypatch)
+def test_a_prompt_is_prefilled_once_and_only_behind_what_it_shares(engine):
     prefix = engine.prefill(PROMPT)
     engine.rollout(prefix, SAMPLES, Limits(max_tokens=5))
     engine.rollout(prefix, SAMPLES, Limits(max_tokens=5))
-    assert counts == [len(PROMPT)]
+    assert (engine.stats().prefills, engine.stats().prefilled_tokens) == (1, len(PROMPT))
     assert engine.prefill(PROMPT) is prefix
     del prefix
     engine.prefill([*PROMPT, 3, 4, 5])
+    assert engine.stats().prefilled_tokens == len(PROMPT) + 3
     engine.prefill([*PROMPT[:10], 9, 9])
-    assert counts[1:] == [3, 2]
+    assert (engine.stats().prefills, engine.stats().prefilled_tokens) == (3, len(PROMPT) + 3 + 2)
 
 
 def test_a_tree_without_memory_gives_the_same_tokens(model):
-    frugal = TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2], cache_bytes=0)
-    lavish = TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2])
+    frugal = engine_of(model, cache_bytes=0)
+    lavish = engine_of(model)
     for prompt in (PROMPT, [*PROMPT, 8], PROMPT[:20]):
         got = [
             [r.tokens.ids for r in engine.rollout(engine.prefill(prompt), SAMPLES, Limits(max_tokens=12))]
             for engine in (frugal, lavish)
         ]
         assert got[0] == got[1]
-    assert frugal._tree.bytes == 0
+    assert frugal.stats().prefix_cache_bytes == 0 < lavish.stats().prefix_cache_bytes
 
 
 def test_what_does_not_fit_waits(model):
-    engine = TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2], batch_bytes=1)
-    narrow = TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2], max_rows=2)
-    expected = TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2])
+    engine = engine_of(model, batch_bytes=1)
+    narrow = engine_of(model, max_sequences=2)
+    expected = engine_of(model)
     limits = Limits(max_tokens=12)
     texts = [[r.text for r in e.rollout(e.prefill(PROMPT), SAMPLES, limits)] for e in (engine, narrow, expected)]
     assert texts[0] == texts[1] == texts[2]
@@ -150,15 +137,15 @@ def test_what_does_not_fit_waits(model):
 def test_out_of_memory_halves_the_batch_once_and_goes_on_where_it_was(engine, monkeypatch, caplog):
     prefix = engine.prefill(PROMPT)
     expected = [r.tokens.ids for r in engine.rollout(prefix, SAMPLES, Limits(max_tokens=12))]
-    plain, calls = engine._parts.decoder.step, []
+    plain, calls = Decoder.step, []
 
-    def step(slots, *args):
+    def step(self, slots, *args):
         calls.append(slots.rows)
         if len(calls) == 4:
             raise torch.OutOfMemoryError("no more")
-        return plain(slots, *args)
+        return plain(self, slots, *args)
 
-    monkeypatch.setattr(engine._parts.decoder, "step", step)
+    monkeypatch.setattr(Decoder, "step", step)
     assert [r.tokens.ids for r in engine.rollout(prefix, SAMPLES, Limits(max_tokens=12))] == expected
     assert max(calls[4:]) == calls[3] // 2
     assert "out of memory" in caplog.text
@@ -171,7 +158,7 @@ def test_out_of_memory_again_is_an_error_for_its_callers_and_not_for_the_next(en
         raise torch.OutOfMemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._parts.decoder, "step", step)
+        patch.setattr(Decoder, "step", step)
         with pytest.raises(EngineError, match="no more"):
             engine.rollout(prefix, SAMPLES, Limits(max_tokens=12))
     assert len(engine.rollout(prefix, SAMPLES, Limits(max_tokens=4))) == len(SAMPLES)
@@ -183,7 +170,7 @@ def test_an_error_while_decoding_reaches_every_caller(engine, monkeypatch):
     def step(*args):
         raise RuntimeError("broken kernel")
 
-    monkeypatch.setattr(engine._parts.decoder, "step", step)
+    monkeypatch.setattr(Decoder, "step", step)
     failures = []
 
     def call():
@@ -245,14 +232,15 @@ def test_kept_tokens_must_leave_room(engine):
     assert len(NO_TOKENS) == 0
 
 
-def test_the_natural_scale_leaves_the_argmax_as_often_as_softmax_draws_do(endless):
+def test_the_natural_scale_leaves_the_argmax_as_often_as_softmax_draws_do(endless, model):
     prefix = endless.prefill(PROMPT)
     [base] = endless.rollout(prefix, [Proposal(seed=3, measures=frozenset({"natural_scale"}))], Limits(max_tokens=60))
     scale = base.measured["natural_scale"]
     assert scale > 0
-    head = endless._parts.head
+    head = Head(model, len(tiny_tokenizer()))
+    decoder = Decoder(model, head)
     prompts = [[*PROMPT, *base.tokens.ids[:length]] for length in range(60)]
-    pre_logits = [endless._parts.decoder.prefill(prompt)[1] for prompt in prompts]
+    pre_logits = [decoder.prefill(prompt)[1] for prompt in prompts]
     logits = head.finish(head.raw(torch.stack(pre_logits)))
     leaving = 1 - logits.softmax(-1).amax(-1)
     noise = torch.randn(400, 60, head.dim, generator=torch.Generator().manual_seed(0))
@@ -281,7 +269,7 @@ def test_unused_mean_dot_reaches_to_the_horizon(engine):
     ]
     rollouts = engine.rollout(engine.prefill(PROMPT), proposals, Limits(max_tokens=60))
     row = min(range(12), key=lambda i: len(rollouts[i].tokens))
-    start, dim = len(rollouts[row].tokens), engine._parts.head.dim
+    start, dim = len(rollouts[row].tokens), 64
     assert start < 40
     positions = torch.arange(start, 40)[None]
     mean = 0.2 * gaussians([9], positions, dim)[0]
@@ -293,7 +281,7 @@ def test_a_model_without_a_plain_linear_head_is_refused(model):
     broken = tiny_model("llama")
     broken.set_output_embeddings(torch.nn.Bilinear(2, 2, 2))
     with pytest.raises(UnsupportedModelError, match="Bilinear"):
-        TransformersEngine(broken, tiny_tokenizer(), eos_token_ids=[2])
+        engine_of(broken)
 
 
 def test_a_model_whose_logits_are_not_its_heads_is_refused(model):
@@ -306,21 +294,21 @@ def test_a_model_whose_logits_are_not_its_heads_is_refused(model):
     twisted = tiny_model("llama")
     twisted.__class__ = Twisted
     with pytest.raises(UnsupportedModelError, match="are not its LM head"):
-        TransformersEngine(twisted, tiny_tokenizer(), eos_token_ids=[2])
+        engine_of(twisted)
 
 
 def test_a_model_in_training_mode_is_refused():
+    model = tiny_model("llama")
+    codec = codec_of(model)
     with pytest.raises(ConfigurationError, match=r"model.eval\(\)"):
-        TransformersEngine(tiny_model("llama").train(), tiny_tokenizer(), eos_token_ids=[2])
+        TransformersEngine(model.train(), codec)
 
 
-def test_the_scheduler_admits_first_come_first_served(endless):
-    scheduler = endless._scheduler
-    assert isinstance(scheduler, Scheduler)
-    scheduler.max_rows = 3
-    rollouts = endless.rollout(endless.prefill(PROMPT), SAMPLES, Limits(max_tokens=7))
-    assert [len(rollout.tokens) for rollout in rollouts] == [7] * 6
-    assert np.isfinite(rollouts[5].tokens.log_prob).all()
+def test_the_scheduler_admits_first_come_first_served(model):
+    engine = engine_of(model, eos=(), max_sequences=3)
+    with engine.start(engine.prefill(PROMPT), SAMPLES, Limits(max_tokens=7)) as flight:
+        handed = [[one.place for one in flight.wait()] for _ in range(2)]
+    assert handed == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("kept", [0, 3])

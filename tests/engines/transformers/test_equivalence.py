@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from aisp.engines.transformers import batch as batch_module
-from aisp.engines.transformers.engine import TransformersEngine
+from aisp.engines.transformers.head import Head
 from aisp.records import GREEDY, Limits, NoiseTerm, Proposal, Sampling
 from aisp.testing import tiny_model, tiny_tokenizer
+from tests.engines.build import engine_of
 from tests.engines.reference import decode, shifted_logits
 
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "granite", "cohere", "phi"]
@@ -40,10 +41,6 @@ COLDER = Proposal(seed=4, sampling=Sampling(), prior=Sampling(temperature=0.6))
 CONSTANT = Proposal(seed=7, sampling=Sampling(), shift=np.full((1, 64), 0.2, dtype=np.float32), horizon=6)
 
 
-def engine_of(model, eos=(2,), **options):
-    return TransformersEngine(model, tiny_tokenizer(), eos_token_ids=eos, **options)
-
-
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def model(request):
     return tiny_model(request.param)
@@ -57,7 +54,7 @@ def llama():
 @pytest.fixture(params=[1, 10_000], ids=["shared", "copied"])
 def sharing(request, monkeypatch):
     """Run a test with the prompt's keys and values held once, and held in every row."""
-    monkeypatch.setattr(batch_module, "_SHARED_FROM", request.param)
+    monkeypatch.setattr(batch_module, "SHARED_FROM", request.param)
 
 
 def test_zero_perturbation_is_the_librarys_greedy_generate(model, sharing):
@@ -67,7 +64,7 @@ def test_zero_perturbation_is_the_librarys_greedy_generate(model, sharing):
     engine = engine_of(model)
     rollouts = engine.rollout(engine.prefill(PROMPT), [Proposal(seed=s) for s in range(3)], Limits(max_tokens=24))
     assert [list(rollout.tokens.ids) for rollout in rollouts] == [expected] * 3
-    assert engine._parts.decoder.sharing == (model.config.model_type in SHARING)
+    assert engine.stats().shares_prompts == (model.config.model_type in SHARING)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +103,8 @@ def test_rows_of_many_kinds_in_one_batch_are_as_they_are_alone(llama, sharing):
 
 def test_a_shift_that_rows_share_passes_the_head_once_a_step(llama, monkeypatch):
     engine, columns = engine_of(llama, eos=()), []
-    head = engine._parts.head
-    plain = head.linear
-    monkeypatch.setattr(head, "linear", lambda vectors: columns.append(len(vectors)) or plain(vectors))
+    plain = Head.linear
+    monkeypatch.setattr(Head, "linear", lambda self, vectors: columns.append(len(vectors)) or plain(self, vectors))
     proposals = [replace(CONSTANT, seed=s, horizon=None) for s in range(5)]
     engine.rollout(engine.prefill(PROMPT), proposals, Limits(max_tokens=4))
     assert columns == [5 + 1] * 4
@@ -135,13 +131,10 @@ def test_requests_of_several_threads_meet_and_get_what_they_get_alone(llama, sha
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "evicted"])
 def test_kept_tokens_restart_where_they_were_left(model, cached, sharing):
-    engine = engine_of(model)
+    engine = engine_of(model, **({} if cached else {"cache_bytes": 0}))
     prefix = engine.prefill(PROMPT)
     first = [Proposal(seed=s, sampling=Sampling(), scale=0.2, retain=True) for s in range(4)]
     originals = engine.rollout(prefix, first, Limits(max_tokens=24))
-    if not cached:
-        engine._tree.max_bytes = 0
-        engine._tree.insert([1], engine._parts.decoder.prefill([1])[0])  # evicts everything
     cut = [max(0, len(rollout.tokens) - 1 - s) for s, rollout in enumerate(originals)]
     again = [
         Proposal(seed=s, sampling=Sampling(), scale=0.2, kept=rollout.tokens.head(cut[s]))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aisp.engines.transformers.prefix_cache import PrefixTree
+from aisp.engines.transformers.prefix_cache import PrefixCache
 
 sequences = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12)
 
@@ -20,7 +20,7 @@ def kv_of(tokens):
 @settings(max_examples=200, deadline=None)
 @given(sequences, st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), st.integers(0, 12))
 def test_the_longest_known_prefix_is_found_with_its_own_keys(known, asked, start):
-    tree = PrefixTree(max_bytes=1 << 30)
+    tree = PrefixCache(max_bytes=1 << 30)
     for tokens in known:
         tree.insert(tokens, kv_of(tokens))
     length, kv = tree.match(asked, start=start)
@@ -39,7 +39,7 @@ def test_the_longest_known_prefix_is_found_with_its_own_keys(known, asked, start
 @settings(max_examples=100, deadline=None)
 @given(sequences, st.integers(0, 200))
 def test_memory_is_bounded_and_counted(known, limit):
-    tree = PrefixTree(max_bytes=limit)
+    tree = PrefixCache(max_bytes=limit)
     for tokens in known:
         tree.insert(tokens, kv_of(tokens))
         assert tree.bytes <= limit
@@ -48,7 +48,7 @@ def test_memory_is_bounded_and_counted(known, limit):
 
 
 def test_the_leaf_used_least_lately_goes_first():
-    tree = PrefixTree(max_bytes=6 * 8)
+    tree = PrefixCache(max_bytes=6 * 8)
     tree.insert((1, 2, 3), kv_of((1, 2, 3)))
     tree.insert((4, 5, 6), kv_of((4, 5, 6)))
     tree.match((1, 2, 3))
@@ -58,13 +58,13 @@ def test_the_leaf_used_least_lately_goes_first():
 
 
 def test_a_branch_whose_trunk_is_gone_is_not_remembered():
-    tree = PrefixTree(max_bytes=1 << 20)
+    tree = PrefixCache(max_bytes=1 << 20)
     tree.insert((1, 2, 3, 4), [(k[:, 2:], v[:, 2:]) for k, v in kv_of((1, 2, 3, 4))], start=2)
     assert tree.bytes == 0
 
 
 def test_a_branch_is_kept_behind_its_trunk():
-    tree = PrefixTree(max_bytes=1 << 20)
+    tree = PrefixCache(max_bytes=1 << 20)
     tree.insert((1, 2), kv_of((1, 2)))
     branch = (1, 2, 3, 4)
     tree.insert(branch, [(k[:, 2:], v[:, 2:]) for k, v in kv_of(branch)], start=2)

@@ -13,11 +13,12 @@ import torch
 from aisp.engines.transformers import batch as batch_module
 from aisp.engines.transformers import decoder as decoder_module
 from aisp.engines.transformers.attention import Group, SharingUnsupportedError, attend, shared_body
-from aisp.engines.transformers.engine import TransformersEngine
+from aisp.engines.transformers.decoder import Decoder
 from aisp.engines.transformers.slot_cache import SlotCache
 from aisp.errors import EngineError
 from aisp.records import Limits, Proposal, Sampling
-from aisp.testing import tiny_model, tiny_tokenizer
+from aisp.testing import tiny_model
+from tests.engines.build import engine_of
 
 TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, their size, float32
 
@@ -25,10 +26,6 @@ TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, their size, 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model("llama")
-
-
-def engine_of(model, **options):
-    return TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[2], **options)
 
 
 def prompt_of(i):
@@ -43,17 +40,15 @@ def ask(engine, i):
 
 @pytest.mark.parametrize("shared_from", [1, 10_000], ids=["shared", "copied"])
 def test_a_hundred_requests_of_several_event_loops_within_a_bound_of_memory(model, monkeypatch, shared_from):
-    monkeypatch.setattr(batch_module, "_SHARED_FROM", shared_from)
+    monkeypatch.setattr(batch_module, "SHARED_FROM", shared_from)
     bound, peak = 1500 * TOKEN_BYTES, [0]
     engine = engine_of(model, batch_bytes=bound, cache_bytes=bound)
     plain = SlotCache.begin
 
     def begin(self, device):
-        mask = plain(self, device)
-        prompts = {id(t): t for kv in engine._scheduler._batch._prompts.values() for pair in kv for t in pair}
-        held = [t for pair in self._buffers for t in pair] + list(prompts.values())
-        peak[0] = max(peak[0], sum(t.nbytes for t in held))
-        assert engine._tree.bytes <= bound
+        mask, stats = plain(self, device), engine.stats()
+        peak[0] = max(peak[0], stats.batch_bytes)
+        assert stats.prefix_cache_bytes <= bound
         return mask
 
     monkeypatch.setattr(SlotCache, "begin", begin)
@@ -88,11 +83,11 @@ def test_prompts_that_wait_hold_no_memory_and_are_computed_again(model):
         assert [rollout.tokens.ids for rollout in rollouts] == [rollout.tokens.ids for rollout in expected]
         spent = sum(rollout.forward_tokens for rollout in rollouts) - sum(r.forward_tokens for r in expected)
         assert spent == len(prompt_of(i)), "what is computed again is counted, once"
-    assert not frugal._scheduler._batch._prompts
+    assert frugal.stats().batch_bytes == 0
 
 
 def test_a_cancelled_request_makes_room_at_once(model):
-    engine = TransformersEngine(model, tiny_tokenizer(), eos_token_ids=[], max_rows=4)
+    engine = engine_of(model, eos=(), max_sequences=4)
     cancel, started, second = threading.Event(), threading.Event(), []
 
     def progress(_):
@@ -112,7 +107,7 @@ def test_a_cancelled_request_makes_room_at_once(model):
     assert len(other.tokens) == 3
     assert {rollout.finish_reason for rollout in second[0]} == {"cancelled"}
     assert all(len(rollout.tokens) < 450 for rollout in second[0])
-    assert not engine._scheduler._batch.rows
+    assert engine.stats().decoding == 0
 
 
 @pytest.mark.parametrize(
@@ -122,13 +117,13 @@ def test_a_cancelled_request_makes_room_at_once(model):
 def test_memory_that_runs_out_halves_the_batch_once_then_is_an_error_that_helps(model, monkeypatch, error):
     engine, sizes = engine_of(model), []
 
-    def step(slots, *_):
+    def step(self, slots, *_):
         sizes.append(slots.rows)
         raise error
 
-    monkeypatch.setattr(engine._parts.decoder, "step", step)
+    monkeypatch.setattr(Decoder, "step", step)
     proposals = [Proposal(seed=s) for s in range(6)]
-    with pytest.raises(EngineError, match=r"half the rows as well. Give the engine less \(batch_bytes"):
+    with pytest.raises(EngineError, match=r"half the responses as well. Give the engine less \(batch_bytes"):
         engine.rollout(engine.prefill(prompt_of(1)), proposals, Limits(max_tokens=9))
     assert sizes == [6, 3]
 
@@ -142,7 +137,7 @@ def test_an_attention_argument_that_is_not_known_means_copies_and_one_line_in_th
         engine = engine_of(model)
         assert ask(engine, 4) == expected
         assert ask(engine, 4) == expected
-    assert not engine._parts.decoder.sharing
+    assert not engine.stats().shares_prompts
     assert caplog.text.count("can't be shared: attention with novelty") == 1
 
 
