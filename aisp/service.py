@@ -26,8 +26,9 @@ from aisp.models import DEFAULT_MODEL, LoadedModel
 from aisp.models.codec import ChatCodec
 from aisp.records import Limits, Message
 from aisp.rewards import Preferences, Reward
+from aisp.search.blocks import next_block
 from aisp.search.events import Event, SearchEnded, TextCommitted
-from aisp.search.loop import Aligner, Search, check_needs
+from aisp.search.loop import Aligner, Search, block_context, check_needs
 from aisp.search.request import Request
 from aisp.search.stopping import Stops, check_commits
 from aisp.search.trace import Alignment
@@ -114,12 +115,24 @@ class Service:
         Raises:
             ConfigurationError: Settings that contradict each other, or that the reward or the engine can't serve.
         """
-        rewarded = self._rewards is not None
-        self._settings.make_plan(rewarded=rewarded)
-        strategy = self._settings.make_strategy(rewarded=rewarded)
-        check_commits(self._settings.commit_tokens, self._rewards)
-        if self._rewards is not None:
-            self._rewards.check()
+        settings, rewards = self._settings, self._rewards
+        plan = settings.make_plan(rewarded=rewards is not None)
+        strategy = settings.make_strategy(rewarded=rewards is not None)
+        check_commits(settings.commit_tokens, rewards)
+        if rewards is not None:  # else a call may bring some, and what they need differs
+            rewards.check()
+            tokens = settings.make_limits().max_tokens
+            block = next_block(plan, 0, settings.commit_tokens, tokens, None, None)
+            strategy.init(
+                block_context(
+                    block,
+                    root_seed=0,
+                    num_samples=plan.num_samples,
+                    max_tokens=tokens,
+                    reward=rewards,
+                    kl_budget=settings.kl_budget,
+                )
+            )
         if isinstance(self._source, Engine):
             check_needs(strategy, self._source)
 

@@ -25,6 +25,7 @@ from aisp.jsonl import ResultFile, read_prompts, result_key
 from aisp.models import load
 from aisp.rewards import Reward
 from aisp.rewards.spec import parse_rewards
+from aisp.service import Service
 from aisp.settings import SearchSettings
 
 WHOLE, ONE = "whole responses", "one response"
@@ -78,7 +79,7 @@ def run_streaming(
     for size in commit_tokens:
         arms[f"blocks of {size}"] = {**common, "budget": commit_budget or budget, "commit_tokens": size}
     for settings in arms.values():
-        check_strategy(settings)
+        check_strategy(settings, reward)
     loaded = load(model, dtype=dtype, device=device)
     results = ResultFile(out)
     questions = read_prompts(prompts)[:limit]
@@ -134,14 +135,14 @@ def difference(rows: Sequence[Row], arm: str, measure: str) -> Difference:
     return paired([[found[arm, p, s] - found[WHOLE, p, s] for s in own] for p, own in asked.items()])
 
 
-def check_strategy(search: Mapping[str, Any]) -> None:
+def check_strategy(search: Mapping[str, Any], reward: Reward) -> None:
     """Raise before the model is loaded where the settings don't fit.
 
     Raises:
         ConfigurationError: An unknown strategy, or one that commits nothing.
     """
     try:
-        SearchSettings(**search).make_strategy(rewarded=True)
+        Service(rewards=reward, settings=SearchSettings(**search)).check()
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -159,18 +159,14 @@ class Search:
 
     def _context(self) -> SearchContext:
         """Return what the strategy is told of the block."""
-        request, block, given = self._request, self._state.block, self._with
-        whole = request.limits.max_tokens
-        length = min(block.length or whole, whole)
-        return SearchContext(
+        given = self._with
+        return block_context(
+            self._state.block,
             root_seed=self._root_seed,
-            budget=block.budget,
-            num_samples=min(given.plan.num_samples, block.budget),
-            max_tokens=min(length, whole - block.start),
-            partial=given.reward is None or given.reward.partial,
-            block_share=length / whole,
+            num_samples=given.plan.num_samples,
+            max_tokens=self._request.limits.max_tokens,
+            reward=given.reward,
             kl_budget=given.kl_budget,
-            commits=given.commit_tokens is not None,
         )
 
     @property
@@ -364,6 +360,32 @@ class Search:
 
 def _was_scored(round_: Round) -> bool:
     return any(response.score.error is None for response in round_.responses)
+
+
+def block_context(
+    block: Block, *, root_seed: int, num_samples: int, max_tokens: int, reward: Reward | None, kl_budget: float | None
+) -> SearchContext:
+    """Return what a strategy is told of a block.
+
+    Args:
+        block: What is searched for at once.
+        root_seed: Of the request.
+        num_samples: Responses a round at most.
+        max_tokens: Of the whole response.
+        reward: What scores; None for a plain sample.
+        kl_budget: Nats of steering along a whole response; None for no limit.
+    """
+    length = min(block.length or max_tokens, max_tokens)
+    return SearchContext(
+        root_seed=root_seed,
+        budget=block.budget,
+        num_samples=min(num_samples, block.budget),
+        max_tokens=min(length, max_tokens - block.start),
+        partial=reward is None or reward.partial,
+        block_share=length / max_tokens,
+        kl_budget=kl_budget,
+        commits=block.length is not None,
+    )
 
 
 def check_budget(plan: Plan, reward: Reward | None) -> None:
