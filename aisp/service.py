@@ -32,7 +32,7 @@ from aisp.search.loop import Aligner, Search, block_context, check_needs
 from aisp.search.request import Request
 from aisp.search.stopping import Stops, check_commits
 from aisp.search.trace import Alignment
-from aisp.settings import SearchSettings, override
+from aisp.settings import SearchSettings, explain_unknown, override
 from aisp.threads import items
 
 SETTINGS = frozenset(SearchSettings.model_fields)
@@ -142,11 +142,9 @@ class Service:
         Raises:
             ConfigurationError: An unknown name, or a value out of range.
         """
-        unknown = sorted(call.keys() - CALL_OPTIONS)
+        unknown = {name: value for name, value in call.items() if name not in CALL_OPTIONS}
         if unknown:
-            raise ConfigurationError(
-                f"a call got {', '.join(unknown)}; expected any of {', '.join(sorted(CALL_OPTIONS))}"
-            )
+            raise ConfigurationError(f"a call got {', '.join(unknown)}: {explain_unknown(unknown, CALL_OPTIONS)}")
         reward = call.get("rewards", self._rewards)
         if call.get("preferences") is not None:
             reward = Preferences.of(call["preferences"]).apply(reward)

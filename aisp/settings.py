@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from threading import Event
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from aisp.errors import ConfigurationError
 from aisp.records import Limits, Sampling
@@ -70,8 +70,10 @@ _ABSENT = {
 }
 
 
-class SearchSettings(BaseModel):
-    """How to search. Unknown names are errors; an explicit number always wins over a preset.
+class SearchFields(BaseModel):
+    """The settings of a search, as fields that front doors share.
+
+    Unknown names are errors; an explicit number always wins over a preset.
 
     Attributes:
         strategy: A name ("tilted_restart", "aisp", "best_of_n", or one that an installed package registers in the
@@ -135,6 +137,19 @@ class SearchSettings(BaseModel):
                 raise ConfigurationError(explain_unknown(unknown, known))
         return given
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _list_stop(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_serializer("strategy")
+    def _describe_strategy(self, strategy: Any) -> Any:
+        return describe_strategy(strategy)
+
+
+class SearchSettings(SearchFields):
+    """How to search: the fields of `SearchFields`, and what a search is made of by them."""
+
     @model_validator(mode="after")
     def _find_strategy(self) -> SearchSettings:
         if self.strategy is not None:
@@ -143,10 +158,6 @@ class SearchSettings(BaseModel):
             self._base_strategy(rewarded=True)
             describe_strategy(self.strategy)
         return self
-
-    @field_serializer("strategy")
-    def _describe_strategy(self, strategy: Any) -> Any:
-        return describe_strategy(strategy)
 
     def make_plan(self, *, rewarded: bool) -> Plan:
         """Return the budget and the size of its rounds."""
@@ -244,16 +255,13 @@ def read_settings(given: Mapping[str, Any]) -> SearchSettings:
     Raises:
         ConfigurationError: An unknown name, a value out of range, or a strategy or an option that does not exist.
     """
-    own = dict(given)
-    if isinstance(own.get("stop"), str):
-        own["stop"] = [own["stop"]]
     try:
-        return SearchSettings(**own)
+        return SearchSettings(**given)
     except ValidationError as error:
         raise ConfigurationError(explain_invalid(error)) from error
 
 
-def override(own: SearchSettings, given: Mapping[str, Any]) -> SearchSettings:
+def override(own: SearchFields, given: Mapping[str, Any]) -> SearchSettings:
     """Return settings with a call's put over them.
 
     A call that names another strategy leaves the options of the first one behind, since they belong to it.

@@ -28,7 +28,7 @@ from aisp.forms import read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
 from aisp.service import SETTINGS, Service, hold_model, model_name
-from aisp.settings import SearchSettings, override
+from aisp.settings import SearchFields, override
 from aisp.threads import cancellable, items
 from aisp.version import __version__
 from aisp_langchain.messages import to_openai
@@ -41,10 +41,10 @@ from aisp_langchain.tools import read_tools
 from aisp_langchain.tracing import Audience, alistened, audience_of, listened
 
 
-class AISPChatModel(SearchSettings, BaseChatModel):
+class AISPChatModel(SearchFields, BaseChatModel):
     """A local chat model, steered per request towards what its rewards like.
 
-    All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every
+    All fields of `aisp.settings.SearchFields` may be given to the constructor and, as keyword arguments, to every
     call; so may `model`, `rewards`, `template_kwargs` and `explore_calls`, and to calls `reference_outputs`. Unknown
     names are errors. Without rewards it is an ordinary chat model that draws one sample.
 
@@ -118,11 +118,6 @@ class AISPChatModel(SearchSettings, BaseChatModel):
     @classmethod
     def _coerce_rewards(cls, value: Any) -> Reward | None:
         return None if value is None else as_reward(value)
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _set_aisp_version(self) -> AISPChatModel:

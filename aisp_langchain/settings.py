@@ -7,6 +7,7 @@ from typing import Any
 
 from aisp.errors import ConfigurationError
 from aisp.service import FORM_OPTIONS, SETTINGS, hold_model
+from aisp.settings import explain_unknown
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.tools import read_tools
 
@@ -28,11 +29,9 @@ def read_call(given: Mapping[str, Any], stop: list[str] | None = None) -> dict[s
     Raises:
         ConfigurationError: An unknown name, tools that can't be read, or rewards that can't be made one.
     """
-    unknown = sorted(given.keys() - CALL_FIELDS)
+    unknown = {name: value for name, value in given.items() if name not in CALL_FIELDS}
     if unknown:
-        raise ConfigurationError(
-            f"a call got {', '.join(unknown)}; expected any of {', '.join(sorted(CALL_FIELDS))}, stop"
-        )
+        raise ConfigurationError(f"a call got {', '.join(unknown)}: {explain_unknown(unknown, CALL_FIELDS)}")
     if given.get("model") is not None and given.get("engine") is not None:
         raise ConfigurationError("a call got both model and engine; give the one that is to answer")
     call = {name: value for name, value in given.items() if name in SETTINGS | FORM_OPTIONS}

@@ -37,16 +37,16 @@ from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
 from aisp.search.events import TextCommitted
 from aisp.service import Run, Service, hold_model, model_name
-from aisp.settings import DEFAULT_MAX_TOKENS, SearchSettings, override
+from aisp.settings import DEFAULT_MAX_TOKENS, SearchFields, override
 from aisp.threads import cancellable, items
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
 from aisp_llamaindex.rewards import as_reward
 
 
-class AISPLLM(SearchSettings, FunctionCallingLLM):
+class AISPLLM(SearchFields, FunctionCallingLLM):
     """A local LLM, steered per request towards what its rewards like. Calls tools, and is held to their schemas.
 
-    All fields of `aisp.settings.SearchSettings` may be given to the constructor and, as keyword arguments, to every
+    All fields of `aisp.settings.SearchFields` may be given to the constructor and, as keyword arguments, to every
     call; so may `engine`, `rewards`, `preferences`, `template_kwargs` and `explore_calls`, and to calls `reference`,
     `tools` and `response_format`. Unknown names are errors. Without rewards it is an ordinary LLM that draws one
     sample.
@@ -97,11 +97,6 @@ class AISPLLM(SearchSettings, FunctionCallingLLM):
     @classmethod
     def _coerce_rewards(cls, value: Any) -> Reward | None:
         return None if value is None else as_reward(value)
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @field_serializer("model")
     def _named(self, value: Any) -> str:
