@@ -106,6 +106,8 @@ def _pass_on(task: asyncio.Task[T], future: Future[T]) -> None:
         error = RewardError("an async reward cancelled its own task, so there is no verdict; let it return one")
     else:
         error = task.exception()
+        if isinstance(error, SystemExit | KeyboardInterrupt):  # meant for the process; here it is one reward's
+            error = RewardError(f"an async reward raised {error!r}")
     if not future.set_running_or_notify_cancel():  # nobody wants to know
         return
     if error is not None:

@@ -138,7 +138,7 @@ def bind(function: Callable[..., Any], binders: Binders) -> dict[str, Callable[[
             anything.
     """
     if not callable(function):
-        raise ConfigurationError(f"{function!r} is no function; expected a callable with parameters by name")
+        raise ConfigurationError(f"{function!r} is not a function; expected a callable with parameters by name")
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:

@@ -125,7 +125,7 @@ class IFEval(Graded):
             prompt, made = row["prompt"], make_row(row)
         except (KeyError, TypeError, ConfigurationError) as error:
             raise ConfigurationError(
-                f"row {number} is no row of IFEval: {error}; expected prompt, instruction_id_list and kwargs"
+                f"row {number} is not a row of IFEval: {error}; expected prompt, instruction_id_list and kwargs"
             ) from error
         known = self._rows.setdefault(prompt, made)
         if known.fingerprint != made.fingerprint:
@@ -161,7 +161,7 @@ def _bounds(relation: str, number: int) -> tuple[int, int | None]:
         return number, None
     if relation == "less than" and number > 0:
         return 0, number - 1
-    raise ConfigurationError(f'{relation!r} {number} is no bound; expected "at least", or "less than" more than 0')
+    raise ConfigurationError(f'{relation!r} {number} is not a bound; expected "at least", or "less than" more than 0')
 
 
 def _english(case: Any) -> Rule:

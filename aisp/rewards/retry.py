@@ -40,11 +40,11 @@ class RetryPolicy:
         self.first_wait, self.longest_wait = first_wait, longest_wait
 
     def retrying(self, worth: Callable[[BaseException], bool]) -> Retrying:
-        """Return tenacity's loop for functions; what is not worth another try is raised at once."""
+        """Return tenacity's loop for functions; an error that isn't worth another try is raised at once."""
         return Retrying(**self._options(worth), before=lambda _: stop_if_given_up())
 
     def aretrying(self, worth: Callable[[BaseException], bool]) -> AsyncRetrying:
-        """Return the same for coroutines."""
+        """Return tenacity's loop for coroutines; an error that isn't worth another try is raised at once."""
         return AsyncRetrying(**self._options(worth))
 
     def _options(self, worth: Callable[[BaseException], bool]) -> dict[str, Any]:

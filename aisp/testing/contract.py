@@ -53,11 +53,14 @@ class RewardContract:
     others: Sequence[Reward] = ()
     tolerance: float = 1e-4
 
+    def test_nothing_that_it_needs_is_missing(self) -> None:
+        _expect(self.reward.check() is None, "check() returns something; it raises, or returns None")  # type: ignore[func-returns-value]
+
     def test_there_is_one_verdict_a_candidate(self) -> None:
         for count in range(1, len(self.candidates) + 1):
             scores = self.reward.score(self.candidates[:count])
             _expect(len(scores) == count, f"{len(scores)} verdicts for {count} candidates")
-            _expect(all(isinstance(score, Score) for score in scores), f"{scores} are no scores")
+            _expect(all(isinstance(score, Score) for score in scores), f"{scores} are not scores")
 
     def test_no_candidates_get_no_verdicts(self) -> None:
         _expect(list(self.reward.score([])) == [], "score([]) is not empty")

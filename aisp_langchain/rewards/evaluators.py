@@ -48,7 +48,7 @@ def to_verdict_of(result: Any) -> tuple[str, Verdict]:
         key, score, comment = getattr(result, "key", None), result.score, getattr(result, "comment", None)
     else:
         key, score, comment = None, result, None
-    # A score of any kind goes on as it is: what is no number is refused where all verdicts are checked.
+    # A score of any kind goes on as it is: whether it is a number is checked where all verdicts are.
     plain = score if comment is None or score is None else Score(value=score, comment=str(comment))
     return str(key or "score"), plain
 

@@ -64,3 +64,15 @@ def test_a_runnable_reward_is_unwrapped_and_other_runnables_are_not():
     assert as_reward(Reward(inner)) is inner
     scaled = 2.0 * Length(1, 2)
     assert as_reward(scaled) is scaled
+
+
+def test_a_runnable_that_exits_fails_alone():
+    async def exits(inputs):
+        raise SystemExit(3)
+
+    async def fine(inputs):
+        return 1.0
+
+    with pytest.raises(RewardError, match=r"SystemExit\(3\)"):
+        as_reward(RunnableLambda(exits), name="r").score(CANDIDATES)
+    assert as_reward(RunnableLambda(fine), name="r").score(CANDIDATES)[0].value == 1.0

@@ -241,7 +241,13 @@ class Empty(Broken):
         return super().score(candidates) if candidates else [Score(value=0.0)]
 
 
+class Telling(Broken):
+    def check(self):
+        return "nothing is there"
+
+
 DEFECTS = {
+    Telling: "test_nothing_that_it_needs_is_missing",
     Short: "test_there_is_one_verdict_a_candidate",
     NotFinite: "test_values_are_finite",
     Together: "test_a_batch_is_scored_as_its_candidates_are",

@@ -65,9 +65,14 @@ def test_or_when_the_search_is_cancelled(stuck):
     assert stopped.value.reason == "cancelled"
 
 
-def test_a_call_that_was_given_up_asks_for_nothing_more(stuck):
+@pytest.mark.parametrize(
+    "first",
+    [FunctionReward, lambda stuck, **options: BatchReward(lambda c: [stuck(c[0].text)] * 2, name="first", **options)],
+    ids=["candidate by candidate", "all at once"],
+)
+def test_a_call_that_was_given_up_asks_for_nothing_more(stuck, first):
     others = []
-    reward = FunctionReward(stuck, cost=0.1) + FunctionReward(lambda text: others.append(text) or 1.0, name="other")
+    reward = first(stuck, cost=0.1) + BatchReward(lambda c: others.extend(c) or [1.0] * len(c), name="other")
     with pytest.raises(ScoringStoppedError):
         score_within(reward, CANDIDATES, deadline=soon())
     scoring = [thread for thread in threading.enumerate() if thread.name == "aisp-scoring"]

@@ -140,7 +140,7 @@ def test_a_process_that_is_forked_off_has_a_loop_of_its_own():
     code = """
         import os, signal
         from aisp.records import Candidate
-        from aisp.rewards import FunctionReward
+        from aisp.rewards import FunctionReward, event_loop
 
         async def fine(text):
             return 1.0
@@ -149,10 +149,12 @@ def test_a_process_that_is_forked_off_has_a_loop_of_its_own():
             return FunctionReward(fine).score([Candidate(messages=[], text="a")])[0].value
 
         assert score() == 1.0
+        event_loop._lock.acquire()  # as another thread may at that moment
         child = os.fork()
         if child == 0:
             signal.alarm(30)
             os._exit(0 if score() == 1.0 else 1)
+        event_loop._lock.release()
         assert os.waitpid(child, 0)[1] == 0
         assert score() == 1.0, "the parent's loop goes on"
         """

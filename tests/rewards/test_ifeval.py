@@ -325,9 +325,9 @@ def test_an_instruction_that_makes_no_sense_is_an_error(name, kwargs, message):
     [
         ("", "no rows"),
         ("{", "can't be read"),
-        ('{"prompt": "a"}', "row 1 is no row"),
-        ("3", "row 1 is no row"),
-        (json.dumps({**QUOTED, "kwargs": []}), "row 1 is no row"),
+        ('{"prompt": "a"}', "row 1 is not a row"),
+        ("3", "row 1 is not a row"),
+        (json.dumps({**QUOTED, "kwargs": []}), "row 1 is not a row"),
         (json.dumps({**QUOTED, "instruction_id_list": ["startend:quote"]}), "startend:quote"),
         (json.dumps(QUOTED) + "\n" + json.dumps({**TWO, "prompt": "Quote."}), "row 2"),
     ],

@@ -177,11 +177,14 @@ def begin(handler, **headers):
 
 
 def dribble(handler):
-    """Send a byte now and then, for as long as anybody reads."""
+    """Send a right answer after two seconds of a blank now and then, so that no read is long."""
     begin(handler)
     try:
-        while not handler.server.closing.wait(0.02):
+        for _ in range(100):
+            if handler.server.closing.wait(0.02):
+                return
             handler.wfile.write(b" ")
+        handler.wfile.write(json.dumps({"data": [{"index": 0, "score": 7.0}]}).encode())
     except OSError:
         pass
 

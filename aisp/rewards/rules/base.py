@@ -106,10 +106,10 @@ def as_strict(reward: Reward) -> Graded:
     """Return a rule that scores 0 what the given one doesn't find kept.
 
     Raises:
-        ConfigurationError: A reward that is no rule: nothing says which of its values mean "kept".
+        ConfigurationError: A reward that isn't a rule: nothing says which of its values mean "kept".
     """
     if not isinstance(reward, Graded):
-        raise ConfigurationError(f"{reward!r} is no rule, so it can't be strict; expected a rule, as length or json")
+        raise ConfigurationError(f"{reward!r} is not a rule, so it can't be strict; expected a rule, as length or json")
     strict = copy.copy(reward)
     strict.strict = True
     return strict

@@ -37,8 +37,8 @@ class ValidJSON(Rule):
 class Schema(Rule):
     """1 where the text is JSON of a schema. Needs the `rules` extra.
 
-    Else half of what `ValidJSON` says of what is no JSON, and (1 + 1/(1 + errors))/4 for JSON that violates the schema.
-    References go to the schema itself: nothing is fetched.
+    Else half of what `ValidJSON` says of text that isn't JSON, and (1 + 1/(1 + errors))/4 for JSON that violates the
+    schema. References go to the schema itself: nothing is fetched.
 
     Args:
         schema: A JSON schema.
@@ -121,5 +121,5 @@ def _validator(schema: Any) -> Any:
     try:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise ConfigurationError(f"the schema is no JSON schema: {error.message}") from error
+        raise ConfigurationError(f"the schema is not a JSON schema: {error.message}") from error
     return kind(schema, registry=REGISTRY)

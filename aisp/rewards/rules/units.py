@@ -41,7 +41,7 @@ def count_sentences(text: str) -> int:
 def sentences(text: str) -> list[str]:
     """Split into sentences: ends by . ! ?, and a rest without one.
 
-    A full stop after an abbreviation or an initial is no end, nor are several before a small letter.
+    A full stop after an abbreviation or an initial doesn't end one, nor do several before a small letter.
     """
     found, start = [], 0
     for end in _END.finditer(text):

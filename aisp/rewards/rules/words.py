@@ -152,19 +152,19 @@ def compiled(pattern: str, flags: int) -> re.Pattern[str]:
     """Compile a pattern.
 
     Raises:
-        ConfigurationError: It is no regular expression.
+        ConfigurationError: It is not a regular expression.
     """
     try:
         return re.compile(pattern, flags)
     except re.error as error:
-        raise ConfigurationError(f"{pattern!r} is no regular expression: {error}") from error
+        raise ConfigurationError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
 def given(phrases: Sequence[str], what: str) -> tuple[str, ...]:
     """Return phrases as they were given.
 
     Raises:
-        ConfigurationError: None, or what is no text.
+        ConfigurationError: There are none, or one isn't text.
     """
     if not phrases or not all(isinstance(phrase, str) and phrase for phrase in phrases):
         raise ConfigurationError(f"{what} got {phrases!r}; expected at least one word or phrase")
