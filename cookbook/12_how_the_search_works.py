@@ -48,7 +48,7 @@ ask = "Tell me how your holiday by the sea was."
 # The whole, and with parts taken out: without the tilt, and without restarts (which is best-of-n).
 searches = {
     "restart and tilt": aisp.align(ask, **options),
-    "restart alone": aisp.align(ask, **options, tilt_nats=0),
+    "restart alone": aisp.align(ask, **options, strategy="tilted_restart", strategy_options={"tilt_nats": 0}),
     "neither": aisp.align(ask, **options, strategy="best_of_n"),
 }
 for name, alignment in searches.items():

@@ -52,11 +52,17 @@ def tilt(rewards: FloatArray, reward_temperature: float) -> FloatArray:
 
     At lambda = 0 it is its limit: 0 for the best, else -inf.
     """
-    gap = rewards - rewards.max()
     if reward_temperature == 0:
-        return np.where(gap == 0, 0.0, -np.inf)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(np.where(np.isfinite(gap), gap / reward_temperature, -np.inf), dtype=np.float64)
+        return np.where(rewards == rewards.max(), 0.0, -np.inf)
+    half = _half_gaps(rewards)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        log_weights = np.where(np.isfinite(half), half / (0.5 * reward_temperature), -np.inf)
+    return np.asarray(np.where(half == 0, 0.0, log_weights), dtype=np.float64)
+
+
+def _half_gaps(rewards: FloatArray) -> FloatArray:
+    """Return (r - max r)/2, shape (n,): the difference of two finite numbers may be infinite, half of it is not."""
+    return np.asarray(0.5 * rewards - 0.5 * rewards.max())
 
 
 def normalise(log_weights: FloatArray) -> FloatArray:
@@ -90,10 +96,11 @@ def solve_reward_temperature(rewards: FloatArray, target_ess_fraction: float) ->
     if not 0 < target_ess_fraction <= 1:
         raise ConfigurationError(f"target_ess_fraction is {target_ess_fraction}; expected a number in (0, 1]")
     finite = rewards[np.isfinite(rewards)]
-    spread = np.ptp(finite) if finite.size else 0.0
-    if spread == 0:
+    half = _half_gaps(finite) if finite.size else np.zeros(1)
+    half_spread = -float(half.min())
+    if half_spread == 0:
         return None
-    unit = (finite - finite.max()) / spread
+    unit = half / half_spread
     target = max(1.0, target_ess_fraction * finite.size)
     if target <= np.count_nonzero(unit == 0):
         return 0.0
@@ -101,10 +108,11 @@ def solve_reward_temperature(rewards: FloatArray, target_ess_fraction: float) ->
     def excess(log_temperature: float) -> float:
         return effective_sample_size(normalise(unit / math.exp(log_temperature))) - target
 
-    # lambda from 1e-12 to 1e6 of the spread; a target of n itself is reached in the limit only.
+    # Between these shares of the spread the effective sample size goes from 1 to n within rounding errors, for any
+    # rewards; a target of n itself is reached in the limit only.
     lowest, highest = math.log(1e-12), math.log(1e6)
     if excess(lowest) >= 0:
         return 0.0
     if excess(highest) <= 0:
-        return float(math.exp(highest) * spread)
-    return float(math.exp(brentq(excess, lowest, highest, xtol=1e-10)) * spread)
+        return 2.0 * math.exp(highest) * half_spread
+    return 2.0 * math.exp(float(brentq(excess, lowest, highest, xtol=1e-10))) * half_spread

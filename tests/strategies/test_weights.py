@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from aisp.errors import ConfigurationError
-from aisp.strategies.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature
+from aisp.strategies.weights import effective_sample_size, log_weights, normalise, solve_reward_temperature, tilt
 
 finite = st.floats(-1e3, 1e3, allow_nan=False)
 rewards_of_many = arrays(np.float64, st.integers(2, 40), elements=finite)
@@ -120,3 +120,11 @@ def test_no_reward_at_all_is_an_error():
 def test_a_target_fraction_out_of_range_is_named():
     with pytest.raises(ConfigurationError, match="target_ess_fraction is 0"):
         solve_reward_temperature(np.array([1.0, 2.0]), 0)
+
+
+def test_the_largest_finite_rewards_are_weighed_as_others_are():
+    """A difference of two finite rewards overflowed, and took the search with it."""
+    rewards = np.array([1.0, -1.0, 0.5, -0.9, 0.2])
+    usual, huge = (solve_reward_temperature(factor * rewards, 0.5) for factor in (1.0, 1.7e308))
+    np.testing.assert_allclose(normalise(tilt(1.7e308 * rewards, huge)), normalise(tilt(rewards, usual)), rtol=1e-9)
+    assert tilt(1.7e308 * rewards, 0.3).tolist() == [0.0, *[-np.inf] * 4]

@@ -110,8 +110,10 @@ class MISVO:
         gradient = np.einsum("i,itd->td", _advantages([reward for _, reward in pairs]), vectors) / len(pairs)
         along = np.einsum("itd,td->it", basis, mean)
         penalty = np.einsum("it,itd->td", along, basis) / len(basis)
-        mean = mean + self.step_size * (gradient - self.fisher_penalty * penalty)
-        return replace(following, mean=mean, basis=basis), Info()
+        moved = mean + self.step_size * (gradient - self.fisher_penalty * penalty)
+        # Rewards count in their own unit: a step that float32 can't hold is not taken.
+        fits = bool(np.abs(moved).max() <= np.finfo(np.float32).max)
+        return replace(following, mean=moved if fits else mean, basis=basis), Info()
 
     def _padded(self, rollouts: Sequence[Rollout], max_tokens: int) -> NDArray[np.float32]:
         """Return s of every response, shape (responses, max_tokens, dim), 0 past its end."""
@@ -130,4 +132,5 @@ def _advantages(rewards: Sequence[float]) -> FloatArray:
     """Return r_i minus the mean of the others, shape (n,)."""
     values = np.array(rewards, dtype=np.float64)
     n = len(values)
-    return np.asarray((values - values.mean()) * (n / (n - 1)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray((values - values.mean()) * (n / (n - 1)))

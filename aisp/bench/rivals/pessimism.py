@@ -105,11 +105,11 @@ def _above(rewards: FloatArray, floor: float) -> FloatArray:
 
 def _of_effective_size(rewards: FloatArray, wanted: float) -> FloatArray:
     """Return relu(r - b) for the b whose effective sample size is `wanted`: it falls as b nears the best."""
-    spread = float(np.ptp(rewards))
+    half_gaps = 0.5 * rewards - 0.5 * rewards.max()  # halves, since a difference of finite numbers may be infinite
     best = np.asarray(rewards == rewards.max(), dtype=np.float64)
-    if spread == 0 or wanted <= np.count_nonzero(best):
+    if not half_gaps.any() or wanted <= np.count_nonzero(best):
         return best
-    unit = (rewards - rewards.max()) / spread
+    unit = half_gaps / -half_gaps.min()
 
     def excess(log_gap: float) -> float:
         weights = np.maximum(unit + math.exp(log_gap), 0.0)

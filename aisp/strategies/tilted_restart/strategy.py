@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import Capability, Proposal, Rollout, Sampling, Score, Tokens
+from aisp.records import Capability, FloatArray, Proposal, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.tilted_restart.linear import fit_linear
@@ -51,6 +51,8 @@ _LEAST_ROUND = 8
 # A round in which more than this share starts fresh is drawn as plain samples are: hotter, and without a tilt, which
 # would be fitted to rewards that are mostly tied.
 _MOSTLY_FRESH = 0.5
+# Half of what the square root of the largest float64 has.
+_LARGE_EXPONENT = 256
 # Colder than the plain samples: restarts see to it that responses differ.
 _SAMPLING = Sampling(temperature=0.6)
 
@@ -206,7 +208,7 @@ class TiltedRestart:
         """Fit the linear reward to the whole population, and tilt by as much as it deserves."""
         known = [member for member in state.population if "bag" in member.rollout.measured]
         bags = np.array([member.rollout.measured["bag"] for member in known])
-        linear = fit_linear(bags, np.array([member.reward for member in known])) if known else None
+        linear = fit_linear(bags, _of_moderate_size(np.array([m.reward for m in known]))) if known else None
         if restarts is None or linear is None or linear.r_squared <= 0:
             return replace(state, shift=None)
         entropy = float(restarts.weights @ [parent.entropy.sum() for parent in restarts.parents])
@@ -214,6 +216,12 @@ class TiltedRestart:
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
         shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
         return replace(state, shift=shift, expected_nats=nats / length)
+
+
+def _of_moderate_size(rewards: FloatArray) -> FloatArray:
+    """Return rewards scaled by a power of two to where their squares are finite: a tilt knows their ratios only."""
+    exponent = math.frexp(float(np.abs(rewards).max()))[1]
+    return np.ldexp(rewards, -exponent) if abs(exponent) > _LARGE_EXPONENT else rewards
 
 
 def draws_plainly(population: int, budget: int) -> bool:

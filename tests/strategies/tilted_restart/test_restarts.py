@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from aisp.records import NO_TOKENS, Proposal, Sampling
+from aisp.records import Proposal, Sampling
 from aisp.strategies.tilted_restart.restarts import Explored, Restarts, parent_weights, restarts_from
 from aisp.strategies.weights import solve_reward_temperature
 from tests.strategies.toy import Toy, ToyEngine, alike, next_token
@@ -53,22 +51,23 @@ def test_parents_are_those_that_something_is_left_behind_each_once():
     assert Explored(everything).open_parents(everything) == []
 
 
-@pytest.mark.parametrize("anew", [0.0, 0.4, 1.0])
-def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
+@pytest.mark.parametrize("fresh_share", [0.0, 0.4, 1.0])
+def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(fresh_share):
     toy, responses = Toy(), drawn(5)
     explored = Explored(responses)
     parents = tuple(responses[place] for place in explored.open_parents(responses))
     weights = parent_weights(np.arange(len(parents), dtype=float), 0.8)
-    gains = np.random.default_rng(0).exponential(size=len(explored.departures()))
+    gains = np.random.default_rng(0).exponential(size=len(explored.exit_masses()))
     masses = [weight * explored.cuts(parent, gains) for weight, parent in zip(weights, parents, strict=True)]
     cuts = tuple(mass / np.sum(masses) for mass in masses)
-    departures = explored.departures() * gains
-    restarts = Restarts(explored, parents, weights, cuts, departures / departures.sum(), anew)
+    exits = explored.exit_masses() * gains
+    restarts = Restarts(explored, parents, weights, cuts, exits / exits.sum(), fresh_share)
     law = {}
     for ids in toy.responses():
         cut = explored.leaves(ids)
-        probability = np.exp(restarts.log_departure(replace(NO_TOKENS, ids=ids)))
+        probability = np.exp(restarts.log_exit_probability(ids[:cut]))
         assert (probability == 0) == (cut == 4), "what was drawn before is not drawn again"
+        assert restarts.log_exit_probability((*ids[: cut + 1], 0)) == -np.inf, "what is not in the tree is not kept"
         if probability:  # the rest is drawn from the model, the token at the cut being the only one left
             law[ids] = probability * np.prod([next_token(ids[:t])[ids[t]] for t in range(cut + 1, 4)])
     assert sum(law.values()) == pytest.approx(1.0)
@@ -76,9 +75,11 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(anew):
     rng, counts, n = np.random.default_rng(1), dict.fromkeys(law, 0), 8000
     starts = [start for _ in range(n // 8) for start in restarts.draw(8, rng)]
     proposals = [
-        Proposal(seed=seed, sampling=Sampling(), kept=kept, excluded=excluded)
-        for seed, (kept, excluded) in enumerate(starts)
+        Proposal(seed=seed, sampling=Sampling(), kept=start.kept, excluded=start.excluded)
+        for seed, start in enumerate(starts)
     ]
+    for start in starts[:200]:
+        assert start.log_probability == restarts.log_exit_probability(start.kept.ids)
     for rollout in ToyEngine(toy).rollout(None, proposals, None):
         counts[rollout.tokens.ids] += 1
     for ids, probability in law.items():
@@ -103,28 +104,28 @@ def test_cuts_are_in_proportion_to_weight_entropy_and_gain():
     assert sum(cuts.sum() for cuts in restarts.cuts) == pytest.approx(1.0)
 
 
-def test_departures_are_what_the_model_has_for_leaving_the_tree():
+def test_exits_weigh_the_models_probability_of_leaving_the_tree():
     toy, responses = Toy(ends=True), drawn_of(Toy(ends=True), 6)
     explored, known = Explored(responses), {response.ids for response in responses}
     law = dict(zip(toy.responses(), toy.probabilities(), strict=True))
     left = sum(probability for ids, probability in law.items() if ids not in known)
     assert 0.04 < left < 0.5
-    assert explored.departures().sum() == pytest.approx(left)
+    assert explored.exit_masses().sum() == pytest.approx(left)
     for ids in law.keys() - known:
         here = sum(p for other, p in law.items() if other not in known and alike_places(explored, ids, other))
-        assert explored.departures()[explored.departed(ids)] == pytest.approx(here)
+        assert explored.exit_masses()[explored.exit_prefix(ids)] == pytest.approx(here)
 
 
-def test_what_is_drawn_anew_departs_by_mass_and_gain():
+def test_fresh_responses_leave_the_tree_by_mass_and_gain():
     responses = drawn(4)
     usable = [(response, 0.0) for response in responses]
     restarts, _ = restarts_from(responses, usable, lambda _: None)
-    masses, gains = restarts.explored.departures(), restarts.explored.gains(usable)
+    masses, gains = restarts.explored.exit_masses(), restarts.explored.gains(usable)
     assert np.ptp(gains[masses > 0]) > 0
-    np.testing.assert_allclose(restarts.departures, masses * gains / (masses @ gains))
+    np.testing.assert_allclose(restarts.exits, masses * gains / (masses @ gains))
 
 
-def test_a_share_is_drawn_anew_where_rewards_are_tied():
+def test_a_share_starts_fresh_where_rewards_are_tied():
     responses = drawn(6)
     parents = [
         response for place, response in enumerate(responses) if place in Explored(responses).open_parents(responses)
@@ -132,14 +133,14 @@ def test_a_share_is_drawn_anew_where_rewards_are_tied():
     n = len(parents)
     assert n > 3
 
-    def anew(rewards):
+    def fresh_share(rewards):
         usable = list(zip(parents, rewards, strict=True))
-        return restarts_from(responses, usable, lambda r: solve_reward_temperature(r, 2.0 / n))[0].anew
+        return restarts_from(responses, usable, lambda r: solve_reward_temperature(r, 2.0 / n))[0].fresh_share
 
-    assert anew([float(i) for i in range(n)]) == 0.0
-    assert anew([0.0] * (n - 1) + [1.0]) == 0.0, "one that was found is gone on from"
-    assert anew([1.0] * n) == 1.0
-    assert anew([0.0] + [1.0] * (n - 1)) == pytest.approx((n - 2) / n)
+    assert fresh_share([float(i) for i in range(n)]) == 0.0
+    assert fresh_share([0.0] * (n - 1) + [1.0]) == 0.0, "one that was found is gone on from"
+    assert fresh_share([1.0] * n) == 1.0
+    assert fresh_share([0.0] + [1.0] * (n - 1)) == pytest.approx((n - 2) / n)
 
 
 def test_parents_count_by_their_rewards_and_alike_where_these_are_tied():

@@ -10,6 +10,7 @@ import pytest
 from aisp.errors import ConfigurationError
 from aisp.records import TOKEN_FIGURES, Rollout, Sampling, Score, Tokens
 from aisp.strategies.base import SearchContext
+from aisp.strategies.tilted_restart.linear import fit_linear
 from aisp.strategies.tilted_restart.strategy import TiltedRestart
 
 SETTING = SearchContext(root_seed=11, budget=32, num_samples=8, max_tokens=10)
@@ -161,18 +162,107 @@ def test_the_rewards_scale_and_shift_change_nothing(factor):
         np.testing.assert_allclose(one.shift, other.shift, rtol=1e-5)
 
 
-def test_the_shift_points_to_the_reward_and_is_in_proportion_to_what_is_predicted():
-    state, _, _ = after_a_round(TiltedRestart(tilt_nats=16.0), linear_rewards())
-    assert float(state.shift[0] @ np.arange(DIM)) > 0
-    noisy = [r + 8.0 * (-1) ** i for i, r in enumerate(linear_rewards())]
-    less, _, _ = after_a_round(TiltedRestart(tilt_nats=16.0), noisy)
-    assert less.shift is None or less.expected_nats < 0.5 * state.expected_nats
+def bags_and(rewards):
+    return np.array([rollout_of(i).measured["bag"] for i in range(len(rewards))]), np.array(rewards)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
+def test_a_tilt_is_as_strong_as_the_linear_reward_predicts_out_of_sample(noise):
+    rewards = [r + noise * [1, -1, -1, 1, 1, -1, 0, 0][i] for i, r in enumerate(linear_rewards())]
+    linear = fit_linear(*bags_and(rewards))
+    assert (linear.r_squared > 0.99) == (noise == 0)
+    assert 0.1 < linear.r_squared <= 1.0, "the test could not tell"
+    state, _, _ = after_a_round(TiltedRestart(tilt_nats=1.0), rewards)
+    assert state.expected_nats == pytest.approx(linear.r_squared * 1.0 / len(rollout_of(0).tokens))
+
+
+def test_the_shift_is_the_linear_rewards_slope_at_that_strength_and_what_a_first_tilt_costs():
+    rewards = linear_rewards()
+    linear = fit_linear(*bags_and(rewards))
+    state, _, _ = after_a_round(TiltedRestart(tilt_nats=1.0), rewards)
+    assert float(state.shift[0] @ np.arange(DIM)) > 0, "towards the reward"
+    np.testing.assert_allclose(state.shift[0], linear.tilt(linear.r_squared / 0.2), rtol=1e-5)
+    assert {proposal.shift is state.shift for proposal in TiltedRestart().propose(state, 8)} == {True}
+
+
+def test_a_reward_that_is_not_linear_in_tokens_is_left_to_the_restarts():
+    unrelated = [3.0, -1.0, 2.0, -2.0, 0.5, 1.0, -3.0, 0.0]
+    assert fit_linear(*bags_and(unrelated)).r_squared < 0
+    state, _, _ = after_a_round(TiltedRestart(), unrelated)
+    assert state.restarts is not None
+    assert state.shift is None
+
+
+def test_rewards_of_any_finite_size_tilt_alike():
+    """Squares of rewards of 1e300 overflowed in the linear fit."""
+    usual, _, _ = after_a_round(TiltedRestart(), linear_rewards())
+    for factor in (1e300, 1e-300):
+        extreme, _, _ = after_a_round(TiltedRestart(), linear_rewards(factor=factor))
+        np.testing.assert_allclose(extreme.shift, usual.shift, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("tied", "plain"), [(8, True), (6, True), (5, False), (1, False)])
+def test_a_round_that_mostly_starts_fresh_is_drawn_as_plain_samples_are(tied, plain):
+    strategy = TiltedRestart()
+    rewards = [1.0 if i < tied else linear_rewards()[i] / 100 - 1.0 for i in range(8)]
+    state, _, _ = after_a_round(strategy, rewards)
+    assert (state.restarts.fresh_share > 0.5) == plain
+    shift = np.ones((1, DIM), dtype=np.float32)
+    proposals = strategy.propose(replace(state, shift=shift), 8)
+    assert {p.sampling for p in proposals} == {strategy.plain if plain else strategy.sampling}
+    assert {p.shift is None for p in proposals} == {plain}
+
+
+def test_restarts_are_colder_than_plain_samples_and_one_law_weighs_both():
+    strategy = TiltedRestart()
+    assert strategy.sampling.temperature < strategy.plain.temperature
+    state, _, first = after_a_round(strategy, [float(i) for i in range(8)])
+    restarts = strategy.propose(state, 8)
+    assert {p.prior for p in (*first, *restarts)} == {strategy.sampling}
+    assert {p.sampling for p in first} == {strategy.plain}
+    assert {p.sampling for p in restarts} == {strategy.sampling}
+
+
+def test_what_was_tried_behind_a_kept_prefix_is_excluded_and_its_probability_recorded():
+    strategy = TiltedRestart(parents=4.0)
+    state, _, first = after_a_round(strategy, [float(i) for i in range(8)])
+    assert {(p.log_start, p.excluded) for p in first} == {(0.0, ())}
+    for proposal in strategy.propose(state, 8):
+        assert proposal.excluded == state.restarts.explored.tried(proposal.kept.ids) != ()
+        assert proposal.log_start == state.restarts.log_exit_probability(proposal.kept.ids) <= 0
+        assert np.isfinite(proposal.log_start)
 
 
 def test_a_tilt_costs_no_more_than_its_parents_have_entropy():
     nats = {n: after_a_round(TiltedRestart(tilt_nats=n), linear_rewards())[0].expected_nats for n in (1.0, 2.0, 16.0)}
     assert nats[2.0] == pytest.approx(2 * nats[1.0])
     assert nats[16.0] == pytest.approx(rollout_of(0).tokens.entropy.sum() * nats[1.0])
+
+
+def test_the_entropy_that_limits_a_tilt_is_that_of_the_parents_it_restarts_from():
+    rewards = linear_rewards()
+    best = int(np.argmax(rewards))
+    rollouts = [
+        rollout_of(i, shares=(1 / 16, 0.9, 0.9, 0.8) if i == best else (1 / 16, 1.0, 0.2, 0.5)) for i in range(8)
+    ]
+    state, _, _ = after_a_round(TiltedRestart(parents=1.0), rewards, rollouts=rollouts)
+    predicted = fit_linear(*bags_and(rewards)).r_squared
+    assert state.expected_nats * 4 == pytest.approx(predicted * rollouts[best].tokens.entropy.sum(), rel=1e-3)
+
+
+def test_what_a_tilt_cost_is_measured_on_the_tokens_that_were_drawn():
+    strategy = TiltedRestart()
+    state, _, _ = after_a_round(strategy, linear_rewards())
+    proposals = strategy.propose(state, 8)
+
+    def rollout(i, kept):
+        figures = rollout_of(i, kl=state.expected_nats)
+        costs = np.where(np.arange(4) < kept, 1e3, figures.tokens.kl_to_base)  # what the parent cost is not counted
+        return replace(figures, tokens=replace(figures.tokens, kl_to_base=costs))
+
+    rollouts = [rollout(i, len(proposal.kept)) for i, proposal in enumerate(proposals)]
+    after, _ = strategy.update(state, proposals, rollouts, [Score(value=r) for r in linear_rewards()])
+    assert after.kl_ratio == pytest.approx(state.kl_ratio)
 
 
 def test_the_next_tilt_is_corrected_by_what_the_last_one_cost():
@@ -189,6 +279,7 @@ def test_the_next_tilt_is_corrected_by_what_the_last_one_cost():
     assert double.kl_ratio == pytest.approx(2 * state.kl_ratio)
     np.testing.assert_allclose(double.shift, as_expected.shift / np.sqrt(2.0), rtol=1e-5)
     assert following(0.0).kl_ratio == 0.01, "a correction is bounded"
+    assert following(1e6 * state.expected_nats).kl_ratio == 20.0
 
 
 def test_what_is_vetoed_or_not_scorable_has_no_part():
@@ -214,9 +305,9 @@ def test_where_all_rewards_are_tied_a_round_is_plain_samples_that_are_new():
     assert {p.sampling for p in proposals} == {strategy.plain}
     assert all(p.excluded and p.shift is None for p in proposals)
     # The 8 first tokens have half of the model's probability: of plain samples, half begin with another one.
-    anew = np.mean([not p.kept.ids for p in proposals])
-    assert anew > 0.5 / (0.5 + 0.5 * 0.9) + 0.1, "and rather more where first tokens are what failed"
-    assert anew == pytest.approx(state.restarts.departures[0], abs=0.06)
+    fresh = np.mean([not p.kept.ids for p in proposals])
+    assert fresh > 0.5 / (0.5 + 0.5 * 0.9) + 0.1, "and rather more where first tokens are what failed"
+    assert fresh == pytest.approx(state.restarts.exits[0], abs=0.06)
 
 
 def test_what_was_found_among_tied_rewards_is_gone_on_from():
