@@ -79,6 +79,9 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "phi": {**_BASE},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "tie_word_embeddings": False},
 }
+ARCHITECTURES = tuple(_EXTRA)
+"""What `tiny_model` can be."""
+
 _LOGIT_STD = 1.6  # the softmax over some 300 tokens then has an entropy of about 4.5 nats
 
 

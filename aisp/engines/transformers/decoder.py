@@ -43,10 +43,10 @@ class Decoder:
         self.body = head.body
         self.config = self.body.config.get_text_config()
         self.device: torch.device = model.get_input_embeddings().weight.device
-        self.reset_counts()
         self._layer_types = _layer_types(self.config)
         self._shared: Any = None
         self.captured: CapturedSteps | None = None
+        self.reset_counts()
         unsupported = self._layer_types - {"full_attention", "sliding_attention"}
         if unsupported:
             raise UnsupportedModelError(
@@ -69,6 +69,8 @@ class Decoder:
     def reset_counts(self) -> None:
         """Count prefills and steps from here on."""
         self.prefills = self.prefilled_tokens = self.steps = 0
+        if self.captured is not None:
+            self.captured.generations = self.captured.replayed = 0
 
     def forget_captured(self) -> None:
         """Drop what was captured, so that its memory is free and nothing reads buffers that are gone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import abc
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from aisp.engines.transformers.stats import EngineStats
 from aisp.errors import AISPError, ConfigurationError, EngineError, PromptError
 from aisp.models.codec import ChatCodec
 from aisp.records import Capability, FloatArray, Limits, Prefix, Proposal
+
+T = TypeVar("T")
 
 # Of what is free once the model is loaded, for the batch and for the prefix cache each: half of it is left to what a
 # step computes (logits of the whole batch, a grammar's copies of them) and to reward models on the same device.
@@ -148,10 +150,13 @@ class TransformersEngine(Engine):
         if strange is not None:
             raise ConfigurationError(f"token {strange} is not one of the model's {head.vocab_size}")
         prefix = self._prefill(token_ids)
-        with torch.inference_mode():
+
+        def measure() -> FloatArray:
             logits = head.finish(head.raw(prefix.pre_logit[None]))[0]
             chosen = torch.log_softmax(logits, -1)[torch.tensor(list(next_tokens), device=logits.device)]
-        return np.asarray(chosen.double().cpu())
+            return np.asarray(chosen.double().cpu())
+
+        return self._between_steps(measure, "the head")
 
     def start(self, prefix: Prefix, proposals: abc.Sequence[Proposal], limits: Limits) -> Flight:
         """Begin to draw one response a proposal; flights of all threads share the batch.
@@ -165,6 +170,7 @@ class TransformersEngine(Engine):
             raise ConfigurationError(
                 f"the prefix is a {type(prefix).__name__}; expected what this engine's prefill returned"
             )
+        self._scheduler.check_running()
         call = RolloutCall(prefix, self._fit_to_context(prefix, limits), self._codec.tokenizer)
         flight = BatchFlight(self._scheduler, call, self._sequences)
         flight.add(proposals)
@@ -182,12 +188,16 @@ class TransformersEngine(Engine):
     def _prefill(self, token_ids: abc.Sequence[int]) -> CachedPrefix:
         tokens = tuple(token_ids)
         self._check_prompt(tokens)
+        return self._between_steps(lambda: self._prefix(tokens), "the prompt's forward pass")
+
+    def _between_steps(self, function: abc.Callable[[], T], what: str) -> T:
+        """Run what needs the model on the thread that decodes, and return what it returns."""
         try:
-            return self._scheduler.call(lambda: self._prefix(tokens))
+            return self._scheduler.call(function)
         except AISPError:
             raise
         except Exception as error:
-            raise EngineError(f"the prompt's forward pass failed: {error!r}") from error
+            raise EngineError(f"{what} failed: {error!r}") from error
 
     def _check_prompt(self, tokens: tuple[int, ...]) -> None:
         limit = self.context_length

@@ -145,6 +145,7 @@ class Scheduler:
             try:
                 while not done():
                     driver = self._drivers.setdefault("", me)
+                    self.check_running()
                     if driver is me or driver.thread == me.thread:  # the latter if `on_progress` asks for more
                         self._cycle()
                         self._ring()
@@ -164,13 +165,22 @@ class Scheduler:
         self._untidy = True
         me = _Driver()
         try:
-            if self._drivers.setdefault("", me) is me:
+            if self._drivers.setdefault("", me) is me and not self.exiting:
                 self._untidy = False
                 self._begin()
                 self._drop_over()
                 self._whole = True
         finally:
             self._release(me)
+
+    def check_running(self) -> None:
+        """Raise if the interpreter is about to end: from here on nothing may call torch.
+
+        Raises:
+            EngineError: It is.
+        """
+        if self.exiting:
+            raise EngineError("the interpreter is shutting down, and nothing is decoded any more")
 
     def cancel_all(self) -> None:
         """Have all that is under way end as cancelled."""
@@ -242,26 +252,23 @@ class Scheduler:
             try:
                 sequence.rewind()
                 reason = sequence.end_reason(self._parts.eos_token_ids) if sequence.drawn else None
-            except Exception as error:  # noqa: BLE001 - told to its flight
-                sequence.call.fail(error)
-            else:
                 if reason is not None:  # it had ended, and only not been handed over
                     with self._queue:
                         self._waiting.remove(sequence)
                     self._batch.finish(sequence, reason)
+            except Exception as error:  # noqa: BLE001 - told to its flight
+                sequence.call.fail(error)
 
     def _run_tasks(self) -> None:
         while self._tasks:
             task = self._tasks[0]  # taken out behind it, so that an interrupt of this thread leaves it to the next
-            if self.exiting and not task.done:
-                task.error, task.done = EngineError("the interpreter is shutting down"), True
             if not task.done:
                 task.run()
             self._tasks.popleft()
 
     def _drop_over(self) -> None:
         """Let go of the calls that are over; what was cancelled is handed over as far as it is."""
-        over = {call for call in list(self._calls) if call.over or self.exiting}
+        over = {call for call in list(self._calls) if call.over}
         if not over:
             return
         with self._queue:

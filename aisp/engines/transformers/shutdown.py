@@ -1,7 +1,8 @@
 """Decoding ends before the interpreter does.
 
 A daemon thread that is inside torch when the interpreter ends is made to exit there, which C++ answers by ending the
-process with "terminate called without an active exception".
+process with "terminate called without an active exception". So nothing may be inside torch then, or come there: what
+decodes ends after its step, and whoever waits for it or asks for more gets an EngineError.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
 
 def end_at_exit(scheduler: Scheduler) -> None:
-    """Have everything that a scheduler decodes end as cancelled when the interpreter does."""
+    """Have everything that a scheduler decodes end when the interpreter does."""
     _schedulers.add(scheduler)
 
 
