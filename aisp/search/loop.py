@@ -22,7 +22,7 @@ from aisp.search.blocks import Block, next_block
 from aisp.search.plan import Plan
 from aisp.search.state import Search, why_nothing_is_left
 from aisp.search.trace import Alignment, Response, Round, StoppedBy, best_of
-from aisp.settled import settled
+from aisp.forms.unfinished import stable_prefix as settled
 from aisp.strategies.base import Info, Setting, Strategy
 
 if TYPE_CHECKING:
