@@ -19,12 +19,12 @@ from typing import Any, Self
 
 from aisp import engines, models
 from aisp.engines.base import Engine, Progress
-from aisp.engines.grammar import compile_grammar
 from aisp.errors import ConfigurationError, EngineError
 from aisp.forms import Form, make_form
+from aisp.forms.room import check_room
 from aisp.models import DEFAULT_MODEL, LoadedModel
 from aisp.models.codec import ChatCodec
-from aisp.records import Limits, Message
+from aisp.records import Message
 from aisp.rewards import Preferences, Reward
 from aisp.search.blocks import next_block
 from aisp.search.events import Event, SearchEnded, TextCommitted
@@ -372,7 +372,7 @@ def make_request(
     """
     form, limits = call.form, call.settings.make_limits(cancel=cancel)
     grammar, explored = form.grammar(codec), form.explored(codec)
-    _check_room(codec, (grammar, explored), limits)
+    check_room(codec, (grammar, explored), limits.max_tokens)
     asked = _messages(messages)
     prompt_tokens = form.encode(codec, asked, call.template)
     return Request(
@@ -415,10 +415,3 @@ def _messages(messages: str | Sequence[Message]) -> list[dict[str, Any]]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
     return [dict(message) for message in messages]
-
-
-def _check_room(codec: ChatCodec, grammars: Sequence[str | None], limits: Limits) -> None:
-    """Raise what is wrong with the grammars before the model is run."""
-    for source in grammars:
-        if source is not None:
-            compile_grammar(codec.tokenizer, source, codec.eos_token_ids).check_room(limits.max_tokens)

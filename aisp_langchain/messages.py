@@ -6,12 +6,15 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
+    ChatMessage,
+    FunctionMessage,
     InvalidToolCall,
     ToolCall,
     ToolCallChunk,
@@ -26,23 +29,31 @@ from aisp.errors import PromptError
 from aisp.search.trace import Alignment
 
 _PIECE = re.compile(r"\s*\S+|\s+")
-_REASONING = {"reasoning", "thinking"}
-_CALLS = {"tool_use", "tool_call", "invalid_tool_call"}
-_TEXT_BLOCKS = {"text", "input_text", "output_text"} | _REASONING | _CALLS
+_REASONING = {"reasoning", "thinking", "redacted_thinking", "reasoning_content"}
+_CALLS = {"tool_use", "tool_call", "invalid_tool_call", "function_call"}
+_PLAIN = {"text", "input_text", "output_text", "text-plain"}
+_SILENT = {  # of blocks of other providers: what is no word of the conversation
+    *("type", "id", "index", "status", "signature", "encrypted_content", "data", "base64", "image_url", "file_id"),
+    *("tool_use_id", "call_id", "tool_call_id", "extras", "annotations", "citations", "container_id", "mime_type"),
+}
 
 
 def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Return OpenAI-style messages with plain text as content, as chat templates want them.
 
-    Runs of one role are merged, since many templates refuse them; arguments of tool calls become mappings.
+    Runs of one role are merged, since many templates refuse them; arguments of tool calls become mappings. What a model
+    of another provider once said is kept as far as it is words: refusals, and the tools that the provider ran.
 
     Raises:
-        PromptError: An image, audio or file, which a text model can't read.
+        PromptError: An image, audio or file from anybody but a model, which a text model can't read.
     """
     for message in messages:
         _check_blocks(message)
-    merged = merge_message_runs([_flat(message) for message in messages], chunk_separator="\n\n")
-    converted = convert_to_openai_messages(merged, text_format="string")
+    flat: list[BaseMessage] = []
+    # Core merges whoever speaks by `ChatMessage`, whatever their roles.
+    for other, run in groupby(map(_flat, messages), key=lambda one: isinstance(one, (ChatMessage, FunctionMessage))):
+        flat += run if other else merge_message_runs(list(run), chunk_separator="\n\n")
+    converted = convert_to_openai_messages(flat, text_format="string")
     return [_plain(message) for message in converted]
 
 
@@ -115,9 +126,11 @@ def _call_chunks(call: ToolCall | InvalidToolCall, index: int) -> Iterator[ToolC
 
 
 def _check_blocks(message: BaseMessage) -> None:
+    if isinstance(message, AIMessage):
+        return
     for block in message.content if isinstance(message.content, list) else ():
         kind = block.get("type", "text") if isinstance(block, Mapping) else "text"
-        if kind not in _TEXT_BLOCKS:
+        if kind not in _PLAIN:
             raise PromptError(
                 f"a {message.type} message holds a block of type {kind!r}, and this model reads text; leave it out, or "
                 "describe it in words"
@@ -130,15 +143,69 @@ def _flat(message: BaseMessage) -> BaseMessage:
     Calls that went wrong are text again, as the model wrote them, so that it can see what it is told of. All this comes
     before runs are merged: core loses text where it merges an empty list with a string.
     """
-    wrong = [str(call["args"] or "") for call in getattr(message, "invalid_tool_calls", ())]
-    content = [message.content] if isinstance(message.content, str) else message.content
-    kept = [b for b in content if not (isinstance(b, Mapping) and b.get("type") in _REASONING)]
-    if wrong or getattr(message, "tool_calls", None):  # they say what these blocks say
-        kept = [b for b in kept if not (isinstance(b, Mapping) and b.get("type") in _CALLS)]
-    if any(isinstance(block, Mapping) and block.get("type") in _CALLS for block in kept):
-        return message.model_copy(update={"content": kept})
-    text = "".join(str(block.get("text") or "") if isinstance(block, Mapping) else str(block) for block in kept)
-    return message.model_copy(update={"content": "\n".join(filter(None, [text, *wrong]))})
+    if not isinstance(message, AIMessage):
+        content = [message.content] if isinstance(message.content, str) else message.content
+        return message.model_copy(update={"content": "".join(_words(block) for block in content)})
+    wrong = [str(call["args"] or "") for call in message.invalid_tool_calls]
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    known = {(call["name"], call["id"]) for call in (*message.tool_calls, *message.invalid_tool_calls)}
+    calls = [*message.tool_calls, *(call for call in _other_calls(message) if (call["name"], call["id"]) not in known)]
+    if not message.tool_calls and message.invalid_tool_calls:
+        calls = []  # the blocks say what the invalid calls say
+    text = "".join(_words(block) for block in blocks)
+    refusal = message.additional_kwargs.get("refusal")
+    if not isinstance(refusal, str) or refusal in text:
+        refusal = None
+    content_text = "\n".join(filter(None, [text, refusal, *wrong]))
+    return message.model_copy(update={"content": content_text, "tool_calls": calls})
+
+
+def _other_calls(message: AIMessage) -> Iterator[ToolCall]:
+    """Yield calls that are in a message's blocks, or where providers kept one before there were several."""
+    for block in message.content if isinstance(message.content, list) else ():
+        if isinstance(block, Mapping) and block.get("type") in _CALLS and block.get("name"):
+            given = next((block[key] for key in ("args", "input", "arguments") if key in block), {})
+            identity = block.get("call_id") or block.get("id")
+            yield ToolCall(name=str(block["name"]), args=_mapping(given), id=identity, type="tool_call")
+    called = message.additional_kwargs.get("function_call")
+    if isinstance(called, Mapping) and called.get("name") and not message.tool_calls:
+        yield ToolCall(name=str(called["name"]), args=_mapping(called.get("arguments")), id="call_0", type="tool_call")
+
+
+def _mapping(arguments: Any) -> dict[str, Any]:
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(arguments) if arguments.strip() else {}
+    if arguments is None:
+        return {}
+    return dict(arguments) if isinstance(arguments, Mapping) else {"arguments": arguments}
+
+
+def _words(block: Any) -> str:
+    """Return what a block says: its text, a refusal, or what a tool of the provider was asked and found."""
+    if not isinstance(block, Mapping):
+        return str(block)
+    kind = str(block.get("type", "text"))
+    if kind in _REASONING or kind in _CALLS:
+        return ""
+    if kind in _PLAIN:
+        return str(block.get("text") or "")
+    if kind == "refusal":
+        return str(block.get("refusal") or "")
+    found = " ".join(_leaves(block))
+    return f"[{found}]" if found else ""
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in _SILENT:
+                yield from _leaves(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner)
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from aisp import forms
-from aisp.errors import ConfigurationError
+from aisp.errors import AISPError, ConfigurationError
+from aisp.forms.schemas import inlined, made_strict, read_schema
 
 
 def read_tools(tools: Sequence[Any], strict: bool | None = None) -> tuple[forms.Tool, ...]:
@@ -22,6 +26,30 @@ def read_tools(tools: Sequence[Any], strict: bool | None = None) -> tuple[forms.
 
 def _converted(tool: Any, strict: bool | None) -> forms.Tool:
     try:
-        return convert_to_openai_tool(tool, strict=strict)
+        converted = dict(convert_to_openai_tool(tool, strict=strict))
+        own = _own_parameters(tool)
+    except AISPError:
+        raise
     except Exception as error:
         raise ConfigurationError(f"{tool!r} can't be made a tool: {error}") from error
+    if own is not None and isinstance(converted.get("function"), Mapping):
+        parameters = made_strict(inlined(own)) if strict else inlined(own)
+        converted["function"] = {**converted["function"], "parameters": parameters}
+    return converted
+
+
+def _own_parameters(tool: Any) -> dict[str, Any] | None:
+    """Return the parameters that core's conversion loses a part of; None where it is faithful.
+
+    Core puts references where they are used, so that a schema that leads into itself allows anything there; and it
+    knows objects with properties only.
+    """
+    source = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
+    if isinstance(source, Mapping):
+        if "title" not in source or source.get("type") == "function" or "parameters" in source:
+            return None
+        return {key: value for key, value in source.items() if key not in ("title", "description")}
+    if not (inspect.isclass(source) and is_basemodel_subclass(source)):
+        return None
+    read = read_schema(source).schema
+    return {key: value for key, value in read.items() if key not in ("title", "description")}

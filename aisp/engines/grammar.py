@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aisp.engines.closing import Closer
+from aisp.engines.bounds import check_source
+from aisp.engines.closing import Closer, Ways
 from aisp.errors import ConfigurationError, UnsupportedModelError
 
 _KEPT = 128  # compiled grammars a tokenizer: tools and schemas come again with every request
-_LOOK_AHEAD = 16  # tokens between two looks at how far the end is
+_ITEMS = 50_000  # of a row of the parser: an object with many optional properties has some of each
+_LOOK_AHEAD = 16  # tokens between two looks at how far the end is, at least
 _lock = threading.Lock()
 _vocabularies: weakref.WeakKeyDictionary[Any, Vocabulary] = weakref.WeakKeyDictionary()
 
@@ -81,8 +83,9 @@ class Grammar:
     """
 
     def __init__(self, vocabulary: Vocabulary, source: str) -> None:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
+        check_source(source)
         self.source = source
         self.vocabulary = vocabulary
         wrong, messages = LLMatcher.validate_grammar_with_warnings(source, vocabulary.tokens)
@@ -91,13 +94,18 @@ class Grammar:
                 f"the grammar or JSON schema can't be compiled: {'; '.join(messages)}; simplify it, or leave out what "
                 "llguidance doesn't know"
             )
-        self._start = LLMatcher(vocabulary.tokens, source, log_level=0)
-        path = vocabulary.closer.path(self._start)
+        self._start = LLMatcher(vocabulary.tokens, source, log_level=0, limits=LLParserLimits(max_items_in_row=_ITEMS))
+        self.ways = Ways()
+        path = self.path(self._start, midway=False)
         self.shortest = None if path is None else len(path)
 
     def matcher(self) -> Matcher:
         """Return what follows one response, from its start."""
-        return Matcher(self.vocabulary, self._start.deep_copy())
+        return Matcher(self, self._start.deep_copy())
+
+    def path(self, state: Any, *, midway: bool = True) -> list[int] | None:
+        """Return a short way to the end from a state of the grammar; None where none was found."""
+        return self.vocabulary.closer.path(state, self.ways, midway=midway)
 
     def check_room(self, max_tokens: int) -> None:
         """Raise if no response of this grammar fits.
@@ -116,16 +124,17 @@ class Matcher:
     """Follows one response through a grammar.
 
     Args:
-        vocabulary: The tokenizer's.
+        grammar: What it follows.
         state: llguidance's matcher, which is changed.
     """
 
-    def __init__(self, vocabulary: Vocabulary, state: Any) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, grammar: Grammar, state: Any) -> None:
+        self._grammar = grammar
+        self._vocabulary = grammar.vocabulary
         self._state = state
         self._path: list[int] | None = None  # the shortest known way to the end, while it is known
         self._zone = 0  # from how many remaining tokens on every token is looked at
-        self._unseen = _LOOK_AHEAD
+        self._until_look = 0
 
     @property
     def done(self) -> bool:
@@ -147,20 +156,19 @@ class Matcher:
             token: The drawn one, which the mask allows.
             remaining: Tokens that the response may still have, this one included.
         """
-        closer = self._vocabulary.closer
         if token in self._vocabulary.eos_token_ids or (self._path and token == self._path[0]):
             return token
-        if self._unseen >= _LOOK_AHEAD:
-            self._look()
+        if self._until_look <= 0:
+            self._look(remaining)
         if remaining > self._zone:
             return token
         after = self._state.deep_copy()
         if after.consume_token(token):
-            path = closer.path(after)
+            path = self._grammar.path(after)
             if path is None or len(path) < remaining:
                 return token
         if self._path is None:
-            self._path = closer.path(self._state)
+            self._path = self._grammar.path(self._state)
         if self._path is None:
             return token
         return self._path[0] if self._path else self._vocabulary.eos_token_ids[0]
@@ -168,15 +176,17 @@ class Matcher:
     def advance(self, token: int) -> None:
         """Take note of the token that was taken."""
         self._path = self._path[1:] if self._path and self._path[0] == token else None
-        self._unseen += 1
+        self._until_look -= 1
         if token not in self._vocabulary.eos_token_ids:
             self._state.consume_token(token)
 
-    def _look(self) -> None:
-        self._unseen = 0
-        self._path = self._vocabulary.closer.path(self._state)
+    def _look(self, remaining: int) -> None:
+        self._path = self._grammar.path(self._state)
+        length = len(self._path or ())
+        # What is far from its end may wait longer for the next look.
+        self._until_look = max(_LOOK_AHEAD, (remaining - length) // _LOOK_AHEAD)
         # One token may open what takes as much again to close.
-        self._zone = max(self._zone, 2 * len(self._path or ()) + 2 * _LOOK_AHEAD)
+        self._zone = max(self._zone, 2 * length + 2 * self._until_look)
 
 
 def compile_grammar(tokenizer: Any, source: str, eos_token_ids: Sequence[int]) -> Grammar:

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aisp.errors import ConfigurationError
-from aisp.forms.grammars import forced_grammar, free_grammar, json_grammar, regex_grammar
-from aisp.forms.parsing import parse_calls, split_reasoning
-from aisp.forms.schemas import untitled
+from aisp.forms.cut import cut_by
+from aisp.forms.grammars import forced_grammar, free_grammar, json_grammar, parameters_held, regex_grammar
+from aisp.forms.holding import hold, violation
+from aisp.forms.parsing import Parsed, parse_calls, read_json, split_reasoning
+from aisp.forms.schemas import read_schema, untitled
 from aisp.forms.templates import Messages, encode, traits_of
-from aisp.forms.tools import Tool, name_of, read_choice
-from aisp.forms.unfinished import settled_answer
+from aisp.forms.tools import Tool, name_of, parameters_of, read_choice
+from aisp.forms.unfinished import visible_text
 from aisp.records import Candidate, Rollout
 from aisp.search.request import Request
-from aisp.settled import settled
 
 _ASK_FOR_JSON = "Answer with one JSON object that follows this JSON schema, and with nothing else:\n{schema}"
 
@@ -104,20 +105,30 @@ class Form:
             return None
         return forced_grammar(self.tools, traits_of(loaded).style, parallel=self.parallel)
 
+    @property
+    def held(self) -> bool:
+        """Whether a grammar writes an answer from its first token, so that no part of it is reasoning."""
+        return self.response is not None or (bool(self.callable_tools) and self.choice != "auto")
+
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
-        """Return what rewards and the caller see of a response."""
-        reasoning, text = split_reasoning(rollout.text)
-        names = [name_of(tool) for tool in self.callable_tools]
-        parsed = parse_calls(text, names) if names else None
-        calls = parsed.calls if parsed else ()
-        invalid = parsed.invalid if parsed else ()
+        """Return what rewards and the caller see of a response.
+
+        What was cut off is never read as if it were whole: a call becomes an invalid one that says so, a structure None.
+        """
+        tools = self.callable_tools
+        reasoning, text = None, rollout.text
+        if not self.held:
+            reasoning, text = split_reasoning(text, opened=request.reasoning, calls=bool(tools))
+        cut = cut_by(rollout.finish_reason)
+        parsed = self._calls(request, text, cut) if tools else Parsed(text=text)
+        called = parsed.calls or parsed.invalid
         return Candidate(
             messages=request.messages,
-            text=parsed.text if parsed and (calls or invalid) else text,
+            text=parsed.text if called else text,
             reasoning=reasoning,
-            tool_calls=calls,
-            invalid_tool_calls=invalid,
-            structure=None if calls or invalid else self._structure(text),
+            tool_calls=parsed.calls,
+            invalid_tool_calls=parsed.invalid,
+            structure=None if called else self._structure(text, cut, request.limits.stop),
             reference=request.reference,
         )
 
@@ -125,16 +136,52 @@ class Form:
         """Return the beginning of the user's text that stays, of a response that isn't complete."""
         if self.callable_tools and self.choice != "auto":
             return ""  # all of it is a call
-        text = settled(rollout.text, request.limits.stop)
-        return settled_answer(text, reasoning=request.reasoning, calls=bool(self.callable_tools))
+        return visible_text(
+            rollout.text,
+            reasoning=request.reasoning,
+            calls=bool(self.callable_tools),
+            stop=request.limits.stop,
+            held=self.held,
+        )
 
-    def _structure(self, text: str) -> Any:
+    def _calls(self, request: Request, text: str, cut: str | None) -> Parsed:
+        grammar = request.grammar
+        parsed = parse_calls(
+            text,
+            [name_of(tool) for tool in self.callable_tools],
+            tagged=grammar is None or "<tool_call>" in grammar,
+            forced=self.choice != "auto" or (cut is not None and grammar is not None and text.startswith("{")),
+            answer=self.choice == "auto" and self.response is not None,
+        )
+        invalid = list(parsed.invalid)
+        if invalid and (cut is not None or request.limits.stop):
+            why = cut or "perhaps a stop string ended the response"
+            invalid[-1] = {**invalid[-1], "error": f"{invalid[-1]['error']}; the call isn't complete: {why}"}
+        by_name = {name_of(tool): tool for tool in self.callable_tools}
+        calls = []
+        for call in parsed.calls:
+            broken = _violation(by_name.get(call["name"]), call["args"])
+            if broken is None:
+                calls.append(call)
+            else:
+                written = json.dumps(call["args"], ensure_ascii=False)
+                error = f"the arguments of {call['name']} don't follow its schema: {broken}"
+                invalid.append({**call, "args": written, "error": error})
+        return Parsed(text=parsed.text, calls=tuple(calls), invalid=tuple(invalid))
+
+    def _structure(self, text: str, cut: str | None, stop: Sequence[str]) -> Any:
         if self.response is None or self.response.kind != "json":
             return None
         try:
-            return json.loads(text)
+            value = read_json(text)
         except ValueError:
-            return None  # cut off by a stop string or the deadline; the parser behind the model says so
+            return None  # cut off; the parser behind the model says by what
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and (cut is not None or any(string[:1] in "0123456789.eE+-" for string in stop)):
+            return None  # a number has no end of its own
+        if hold(self.response.source, "the JSON schema").unheld and violation(value, self.response.source):
+            return None
+        return value
 
 
 def make_form(
@@ -175,22 +222,25 @@ def read_format(given: Any) -> ResponseFormat | None:
     Args:
         given: OpenAI's `{"type": "json_schema", "json_schema": {"name", "schema"}}`, `{"type": "json_object"}` (with a
             `schema`, that is held to and not described) or `{"type": "text"}`; also `{"type": "regex", "regex"}` and
-            `{"type": "grammar", "grammar"}`.
+            `{"type": "grammar", "grammar"}`. A class (see `aisp.forms.schemas.read_schema`) is its JSON schema.
 
     Raises:
-        ConfigurationError: Any other shape.
+        ConfigurationError: Any other shape, or a schema that can't be read or is too large.
     """
     if given is None:
         return None
+    if isinstance(given, type):
+        return ResponseFormat(kind="json", source=read_schema(given).schema, described=True)
     kind = given.get("type") if isinstance(given, Mapping) else None
     if kind == "text":
         return None
     if kind == "json_schema" and isinstance(given.get("json_schema"), Mapping):
-        schema = given["json_schema"].get("schema")
-        if isinstance(schema, Mapping):
-            return ResponseFormat(kind="json", source=dict(schema), described=True)
+        wrapped = given["json_schema"]
+        if isinstance(wrapped.get("schema"), (Mapping, type)):
+            return ResponseFormat(kind="json", source=read_schema(wrapped).schema, described=True)
     if kind == "json_object":
-        return ResponseFormat(kind="json", source=dict(given.get("schema") or {"type": "object"}))
+        schema = given.get("schema")
+        return ResponseFormat(kind="json", source={"type": "object"} if schema is None else read_schema(schema).schema)
     if kind in ("regex", "grammar") and isinstance(given.get(kind), str):
         return ResponseFormat(kind=kind, source=given[kind])
     raise ConfigurationError(
@@ -203,6 +253,14 @@ def _grammar_of(response: ResponseFormat) -> str:
     if response.kind == "json":
         return json_grammar(response.source)
     return regex_grammar(response.source) if response.kind == "regex" else str(response.source)
+
+
+def _violation(tool: Tool | None, arguments: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a call by the part of its tool's schema that it was not held to."""
+    if tool is None or not parameters_held(tool).unheld:
+        return None
+    # A list that repeats itself is what most tools take for a set.
+    return violation(arguments, parameters_of(tool), ignored=("uniqueItems",))
 
 
 def _with_system(messages: Sequence[dict[str, Any]], text: str) -> Messages:

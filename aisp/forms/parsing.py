@@ -40,34 +40,51 @@ class Parsed:
     invalid: tuple[dict[str, Any], ...] = ()
 
 
-def split_reasoning(text: str) -> tuple[str | None, str]:
+def split_reasoning(text: str, *, opened: bool = False, calls: bool = False) -> tuple[str | None, str]:
     """Return a model's reasoning, where it wrote any, and what follows it.
 
-    Some templates open `<think>` in the prompt, so that only its end is in the answer.
+    Args:
+        text: The response. `</think>` in one that neither begins with `<think>` nor within reasoning is text.
+        opened: Whether the prompt ends within the model's reasoning, as templates that write `<think>` let it.
+        calls: Whether tools may be called: a call ends the reasoning, and what its arguments spell is theirs.
     """
-    head, end, tail = text.partition("</think>")
-    opened = head.lstrip().startswith("<think>")
-    if not end and not opened:
+    if not opened and not text.lstrip().startswith("<think>"):
         return None, text
+    head, _, tail = text.partition("</think>")
+    called = head.find(_OPEN) if calls else -1
+    if called >= 0:
+        head, tail = head[:called], text[called:]
     reasoning = head.lstrip().removeprefix("<think>").strip()
     return reasoning or None, tail.lstrip()
 
 
-def parse_calls(text: str, names: Collection[str]) -> Parsed:
+def parse_calls(
+    text: str, names: Collection[str], *, tagged: bool = True, forced: bool = False, answer: bool = False
+) -> Parsed:
     """Take the calls out of an answer.
 
     Args:
         text: The answer without its reasoning.
         names: Of the tools. JSON outside tags is a call only if it names one of them; within tags any name is one.
+        tagged: Whether the model writes its calls within `<tool_call>` tags. Where it doesn't, a tag round anything but
+            a call is text.
+        forced: Whether the text can be nothing but calls, so that what can't be read as one is an invalid call.
+        answer: Whether what is no call is JSON of a schema, in which a tag is a part of a string.
     """
+    if answer and not text.lstrip().startswith(_OPEN):
+        return _collect("", [text]) if _looks_like_a_call(text, names) else Parsed(text=text)
     if _OPEN in text:
         rest, blocks = _tagged(text)
-        return _collect(rest, blocks, marked=_OPEN)
+        parsed = _collect(rest, blocks, marked=_OPEN)
+        if tagged or parsed.calls:
+            return parsed
     fenced = [block for block in _FENCED.findall(text) if _looks_like_a_call(block, names)]
     if fenced:
         rest = _FENCED.sub(lambda match: "" if match[1] in fenced else match[0], text)
         return _collect(rest, fenced)
-    return _collect("", [text]) if _looks_like_a_call(text, names) else Parsed(text=text)
+    if forced or _looks_like_a_call(text, names):
+        return _collect("", [text])
+    return Parsed(text=text)
 
 
 def _tagged(text: str) -> tuple[str, list[str]]:
@@ -79,13 +96,25 @@ def _tagged(text: str) -> tuple[str, list[str]]:
         start = len(text) - len(text.lstrip())
         try:
             _, end = json.JSONDecoder(strict=False).raw_decode(text, start)
-        except ValueError:
+        except (ValueError, RecursionError):
             end = -1
         closed = _READABLE.match(text, end) if end >= 0 else None
         found = closed or _UNREADABLE.match(text)
         blocks.append(text[:end] if closed else found[1] if found else text)
         text = text[found.end() :] if found else ""
     return rest + text, blocks
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It isn't one, it isn't complete, or it is nested too deeply to be read.
+    """
+    try:
+        return json.loads(text, strict=False)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply to be read") from None
 
 
 def _collect(rest: str, blocks: list[str], marked: str = "") -> Parsed:
@@ -96,7 +125,7 @@ def _collect(rest: str, blocks: list[str], marked: str = "") -> Parsed:
             for value in _values(block):
                 name, arguments = _call(value)
                 calls.append({"name": name, "args": arguments, "id": new_id()})
-        except ValueError as error:  # what was read before it stays
+        except (ValueError, RecursionError) as error:  # what was read before it stays
             named = _NAME.search(block)
             written = marked + block
             invalid.append({"name": named and named[1], "args": written, "id": new_id(), "error": str(error)})
@@ -126,7 +155,7 @@ def _call(value: Any) -> tuple[str, dict[str, Any]]:
         raise ValueError('a tool call has no name; expected {"name": ..., "arguments": {...}}')
     arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
-        arguments = json.loads(arguments, strict=False) if arguments.strip() else {}
+        arguments = read_json(arguments) if arguments.strip() else {}
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):

@@ -8,6 +8,8 @@ the format of `aisp.forms.tools.TAGGED`.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 import threading
@@ -18,6 +20,7 @@ from typing import Any
 
 from aisp.errors import PromptError
 from aisp.forms.tools import TAGGED, CallFormat, Tool, name_of, parameters_of
+from aisp.models.contents import as_text
 
 Messages = list[dict[str, Any]]
 
@@ -28,6 +31,17 @@ _TOOL = {
         "description": "Zq7.",
         "parameters": {"type": "object", "properties": {"zq7_key": {"type": "string"}}, "required": ["zq7_key"]},
     },
+}
+_TAIL = 8  # prompt tokens that a `<think>` and what follows it take
+_SPOKEN = ("system", "user", "assistant", "tool")
+_SAME = {
+    "developer": "system",
+    "function": "tool",
+    "human": "user",
+    "ai": "assistant",
+    "model": "assistant",
+    "chatbot": "assistant",
+    "bot": "assistant",
 }
 _CALLED, _RESULT = "zq7_called", "Zq7 result"
 _ASKED: Messages = [{"role": "user", "content": "Zq7 question"}]
@@ -93,22 +107,87 @@ def encode(loaded: Any, messages: Messages, tools: Sequence[Tool], options: Mapp
         PromptError: The template can't hold the messages in any of these ways.
     """
     traits = traits_of(loaded)
+    messages = known_roles(messages, str(loaded.tokenizer.chat_template or ""))
+    told = in_words(messages, tools)
     if traits.calls is None:
-        messages, tools = in_words(messages, tools), ()
-    elif traits.arguments_as_text:
-        messages = [_with_arguments(message, _as_text) for message in messages]
+        ways = [(told, ())]
+    else:
+        own = [_with_arguments(message, _as_text) for message in messages] if traits.arguments_as_text else messages
+        ways = [(own, tools)]
+        if any(message.get("tool_calls") or message["role"] == "tool" for message in messages):
+            ways.append((told, ()))  # the template may hold one call and not two
     first: PromptError | None = None
-    for rewrite in (lambda m: m, system_first, system_in_user):
-        rewritten = rewrite(messages)
-        if first is not None and rewritten == messages:
+    tried: list[Messages] = []
+    for (given, listed), rewrite in itertools.product(ways, (_as_they_are, system_first, system_in_user)):
+        rewritten = rewrite(given)
+        if rewritten in tried:
             continue
+        tried.append(rewritten)
         try:
-            ids: list[int] = loaded.encode(rewritten, list(tools) or None, **options)
+            ids: list[int] = loaded.encode(rewritten, list(listed) or None, **options)
         except PromptError as error:
             first = first or error
         else:
             return ids
     raise first or PromptError("the chat template can't hold these messages")
+
+
+def opens_reasoning(codec: Any, prompt_tokens: Sequence[int]) -> bool:
+    """Return whether a prompt ends within the model's reasoning, so that a response begins with it."""
+    return str(codec.tokenizer.decode(list(prompt_tokens[-_TAIL:]))).rstrip().endswith("<think>")
+
+
+def known_roles(messages: Sequence[Mapping[str, Any]], template: str) -> Messages:
+    """Return messages in the roles that a template writes, with their text as content.
+
+    A developer is the system where the template doesn't name it; a function's result is a tool's; whoever else speaks
+    is quoted by the user. What older or other providers keep beside the content, calls and refusals, is put where
+    templates look for it.
+    """
+    told = [_known_role(_known_keys(message), template) for message in messages]
+    changed = any(one["role"] != message.get("role") for one, message in zip(told, messages, strict=True))
+    return merged(told) if changed else told
+
+
+def _known_role(message: dict[str, Any], template: str) -> dict[str, Any]:
+    role = str(message.get("role") or "user")
+    if role in _SPOKEN or f"'{role}'" in template or f'"{role}"' in template:
+        return {**message, "role": role}
+    if role in _SAME:
+        return {**message, "role": _SAME[role]}
+    return {**message, "role": "user", "content": f"{role}: {message['content']}"}
+
+
+def _known_keys(message: Mapping[str, Any]) -> dict[str, Any]:
+    known = {**message, "content": as_text(message)}
+    refusal = known.pop("refusal", None)
+    if isinstance(refusal, str) and refusal and refusal not in known["content"]:
+        known["content"] = "\n".join(filter(None, [known["content"], refusal]))
+    called = known.pop("function_call", None)
+    if isinstance(called, Mapping) and not known.get("tool_calls"):
+        known["tool_calls"] = [{"id": "call_0", "type": "function", "function": dict(called)}]
+    if known.get("tool_calls"):
+        known["tool_calls"] = [_known_call(call) for call in known["tool_calls"]]
+    elif "tool_calls" in known:
+        known.pop("tool_calls")
+    return known
+
+
+def _known_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"]) if isinstance(call.get("function"), Mapping) else dict(call)
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):  # what a model once wrote wrong is shown as it was
+            arguments = json.loads(arguments) if arguments.strip() else {}
+    return {
+        "id": call.get("id"),
+        "type": "function",
+        "function": {"name": function.get("name"), "arguments": arguments},
+    }
+
+
+def _as_they_are(messages: Messages) -> Messages:
+    return messages
 
 
 def in_words(messages: Messages, tools: Sequence[Tool]) -> Messages:

@@ -3,18 +3,22 @@
 A chat template writes control tokens (`<|im_start|>` and the like) between the messages. Text that spells one must
 not become one, or a user could end their turn and write the system's. transformers encodes what the messages hold apart
 from what the template writes. Since a tokenizer may bring its own methods and settings, that is put to the proof once
-for each, with a message of all its control tokens, before it is trusted.
+for each, with a message of all its control tokens, before it is trusted; and again for every prompt that spells one.
+
+    messages --as_text--> text as content --template--> prompt --every message found in it?--> tokens
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from aisp.errors import AISPError, ConfigurationError, PromptError, UnsupportedModelError
+from aisp.models.contents import as_blocks, as_text, find_lost, neutral, plain, strings
 from aisp.records import Message
 
 _ROLE = re.compile(r"[A-Za-z_][\w-]*")
@@ -58,13 +62,54 @@ class ChatEncoder:
         self._check_options(template, tools, options)
         control = self._control_tokens(template)
         _check_messages(messages, control)
-        _check_keys([list(messages), list(tools or ()), options], control)
+        told = [{**plain(message), "content": as_text(message)} for message in messages]
+        functions, given = plain(list(tools or ())), plain(options)
+        _check_keys([told, functions, given], control)
         with self._lock:
             if template not in self._proven:
                 self._prove(template, control)
                 self._proven.add(template)
-            self._check_normalised([list(messages), list(tools or ()), options], control)
-            return self._apply(messages, tools, **options)
+            self._check_normalised([told, functions, given], control)
+            try:
+                return self._whole(told, functions, given, control)
+            except PromptError:
+                if any(message["content"] for message in told):
+                    # Templates of models that see write the parts of a list, and nothing of a string.
+                    with contextlib.suppress(PromptError):
+                        return self._whole(as_blocks(told), functions, given, control)
+                raise
+
+    def _whole(
+        self, messages: list[dict[str, Any]], tools: list[Any], options: Mapping[str, Any], control: Sequence[str]
+    ) -> list[int]:
+        """Return the prompt's tokens, of a prompt that holds every message and no control token of theirs.
+
+        Raises:
+            PromptError: The template leaves a message out, or makes a control token of its text.
+        """
+        ids = self._apply(messages, tools, **options)
+        lost = find_lost(lambda changed: self._rendered(changed, tools, options), messages)
+        if lost is not None:
+            raise PromptError(
+                f"the chat template of {self._name} leaves out {lost}, so the model would not hear of it; give it as a "
+                "message of the user, or choose a model whose template has a place for it"
+            )
+        if any(token in text for text in strings([messages, tools, options]) for token in control):
+            known = {self._tokenizer.convert_tokens_to_ids(token) for token in control}
+            harmless = [neutral(part, control) for part in (messages, tools, dict(options))]
+            expected = self._apply(harmless[0], harmless[1], **harmless[2])
+            if [token for token in ids if token in known] != [token for token in expected if token in known]:
+                raise PromptError(
+                    f"the chat template of {self._name} makes control tokens of what a message spells, so that it could "
+                    "write the system's turns; take them out of the message"
+                )
+        return ids
+
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], options: Mapping[str, Any]) -> str:
+        settings = {"add_generation_prompt": not options.get("continue_final_message"), **options}
+        return str(
+            self._tokenizer.apply_chat_template(list(messages), tools=list(tools) or None, tokenize=False, **settings)
+        )
 
     def end_token_id(self) -> int | None:
         """Return the token that the template ends an assistant's turn with, or None where it ends it with none."""
@@ -151,7 +196,7 @@ class ChatEncoder:
         ids = {added[token] for token in control if token in added}
         if not ids:
             return
-        for text in _strings(parts):
+        for text in strings(parts):
             for token in control:
                 text = text.replace(token, " ")
             found = ids.intersection(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -205,15 +250,3 @@ def _check_keys(value: Any, control: Sequence[str]) -> None:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _check_keys(inner, control)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield str(key)
-            yield from _strings(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _strings(inner)

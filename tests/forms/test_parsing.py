@@ -132,7 +132,6 @@ def test_a_valid_call_survives_an_invalid_one():
     ("text", "reasoning", "rest"),
     [
         ("<think>\nhm\n</think>\n\nA tree.", "hm", "A tree."),
-        ("hm</think>A tree.", "hm", "A tree."),
         ("<think>\n\n</think>\n\nA tree.", None, "A tree."),
         ("<think>hm", "hm", ""),
         ("A tree. <think>", None, "A tree. <think>"),
@@ -140,6 +139,46 @@ def test_a_valid_call_survives_an_invalid_one():
 )
 def test_reasoning(text, reasoning, rest):
     assert split_reasoning(text) == (reasoning, rest)
+
+
+def test_the_prompt_may_have_opened_the_reasoning():
+    assert split_reasoning("hm</think>A tree.", opened=True) == ("hm", "A tree.")
+    assert split_reasoning("hm", opened=True) == ("hm", "")
+
+
+@pytest.mark.parametrize("text", ["Use the </think> tag to end it.", '{"tag": "x</think>y"}', "It isn't <think> here."])
+def test_a_marker_that_ends_nothing_is_text(text):
+    """Prose that explained the tag lost its head."""
+    assert split_reasoning(text) == (None, text)
+
+
+def test_what_a_call_spells_does_not_end_the_reasoning_in_front_of_it():
+    call = '<tool_call>{"name": "look", "arguments": {"at": "a</think>b"}}</tool_call>'
+    assert split_reasoning(f"<think>hm {call}", calls=True) == ("hm", call)
+    assert split_reasoning(f"<think>hm</think>{call}", calls=True) == ("hm", call)
+
+
+def test_a_tag_round_no_call_is_text_where_calls_are_not_tagged():
+    text = "Write <tool_call> in front of it."
+    assert parse_calls(text, NAMES, tagged=False).text == text
+    assert parse_calls(text, NAMES).invalid
+    tagged = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+    assert parse_calls(tagged, NAMES, tagged=False).calls
+
+
+def test_a_tag_within_an_answer_of_a_schema_is_a_part_of_a_string():
+    text = '{"note": "write <tool_call> first"}'
+    assert parse_calls(text, NAMES, answer=True).text == text
+
+
+def test_where_all_must_be_a_call_nothing_is_text():
+    (invalid,) = parse_calls('{"name": "lo', NAMES, forced=True).invalid
+    assert invalid["args"] == '{"name": "lo'
+
+
+def test_json_nested_too_deeply_is_an_invalid_call():
+    deep = '<tool_call>{"name": "look", "arguments": {"at": ' + "[" * 100_000
+    assert parse_calls(deep, NAMES).invalid
 
 
 @given(st.text())
