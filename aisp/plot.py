@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aisp.errors import ConfigurationError
+from aisp.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MADE_BY = "aisp-langchain"
+"""What a picture of ours says in its own data, so that it is told from others."""
+SUFFIXES = (".png", ".svg", ".pdf")
+"""The formats that can say so."""
+_MAKERS = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
 
 
 class Plotted(Protocol):
@@ -29,7 +36,7 @@ def plot_alignments(alignments: Mapping[str, Plotted], path: str | Path | None =
         path: Where to save the picture, by its suffix; None saves nothing.
 
     Raises:
-        ConfigurationError: matplotlib is not installed.
+        ConfigurationError: matplotlib is not installed, or the picture can't be written.
     """
     figure = new_figure(7, 4.4)
     axes = figure.subplots()
@@ -45,7 +52,7 @@ def plot_alignments(alignments: Mapping[str, Plotted], path: str | Path | None =
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     return figure
 
 
@@ -63,3 +70,16 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Save a picture, in the format of its suffix; those of `SUFFIXES` say what made them.
+
+    Raises:
+        ConfigurationError: matplotlib knows no such format, or the file can't be written.
+    """
+    maker = _MAKERS.get(Path(path).suffix.lower())
+    try:
+        figure.savefig(path, dpi=150, metadata={maker: f"{MADE_BY} {__version__}"} if maker else None)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the picture {path} can't be written: {error}") from error

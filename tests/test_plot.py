@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aisp.forms import Form
 from aisp.plot import plot_alignments
 from aisp.records import Limits, Score
 from aisp.search.loop import Aligner, Request
@@ -12,8 +13,12 @@ from tests.search.fakes import FakeEngine, FakeReward
 
 def alignment_of(strategy):
     reward = FakeReward(lambda text: Score(value=9.0, vetoed=True) if text == "elm" else float(len(text)))
-    aligner = Aligner(FakeEngine(), strategy, reward, Plan(budget=20, num_samples=8))
-    return aligner.align(Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=3), seed=1))
+    form = Form()
+    plan = Plan(budget=20, num_samples=8)
+    aligner = Aligner(FakeEngine(), strategy, reward, plan, parse=form.parse, settle=form.settle)
+    search = aligner.search(Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=3), seed=1))
+    *_, last = search.events()
+    return last.alignment
 
 
 def test_the_line_is_the_best_so_far_and_every_usable_response_is_a_dot(tmp_path):

@@ -18,10 +18,12 @@ from typing import Any
 
 from aisp.bench.speed import SHORT, Bench, samples
 from aisp.errors import ConfigurationError
+from aisp.plot import new_figure, save_figure
 
 RESPONSES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PROMPTS = (100, 200, 400, 800, 1600, 4000)
 REQUESTS = (1, 2, 4, 8, 16)
+AXES = ("responses", "prompt", "requests")
 _EACH = 8  # responses of a request where something else grows
 _LINEAR = 1.05  # what still counts as linear: medians of a few repetitions say no more
 
@@ -167,8 +169,6 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
     Raises:
         ConfigurationError: matplotlib is not installed.
     """
-    from aisp.plot import new_figure
-
     figure = new_figure(4.4 * len(curves), 3.8)
     for axes_, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
         axes_.loglog(curve.sizes, curve.seconds, marker="o", label=f"measured, exponent {curve.exponent:.2f}")
@@ -180,4 +180,4 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
         axes_.set_ylabel("seconds")
         axes_.spines[["top", "right"]].set_visible(False)
         axes_.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

@@ -1,154 +1,222 @@
-"""What `aisp align` does, with progress on the terminal."""
+"""`aisp align`: answers a prompt, or a file of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
-from aisp.api import align, stream
-from aisp.cli.progress import progress_on
-from aisp.errors import ConfigurationError
-from aisp.jsonl import ResultFile, read_prompts, result_key
+import aisp
+from aisp.cli.checks import check_rewards
+from aisp.cli.options import (
+    OUTPUT_PANEL,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    RewardOption,
+    read_settings,
+    with_search_settings,
+)
+from aisp.cli.outputs import check_picture
+from aisp.cli.progress import loading
+from aisp.cli.prompts import PromptFile
+from aisp.cli.reward_list import SYNTAX
+from aisp.cli.searching import rounds_table, search_progress, watched
+from aisp.cli.terminal import printable, printable_json, show, show_all
+from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, PromptError
+from aisp.jsonl import Prompt, ResultFile, check_text, result_key
+from aisp.models import DEFAULT_MODEL
 from aisp.rewards import Reward
-from aisp.search.trace import Alignment, Round
-from aisp.settings import SearchSettings
+from aisp.rewards.spec import parse_rewards
+from aisp.search.trace import Alignment
+
+# What one prompt may run into while others are answered.
+_OF_A_PROMPT = (PromptError, AllCandidatesExcludedError, DeadlineExceededError)
+
+_EPILOG = (
+    """\
+Examples:
+
+  aisp align "Tell me about rain." --reward sentiment --reward 0.5*length:20..40 --budget 32
+
+  aisp align "Tell me about rain." --reward sentiment --strategy best_of_n --plot rain.png
+
+  aisp align --prompts questions.jsonl --out answers.jsonl --reward sentiment
+
+A run that was killed goes on where it stopped: call it again.
+
+Rewards:
+
+"""
+    + SYNTAX
+)
 
 
-def align_one(
-    prompt: str, rewards: Reward | None, model: str, settings: Mapping[str, Any], *, quiet: bool
-) -> Alignment:
-    """Answer one prompt; unless quiet, show the search and a table of its rounds."""
-    console = Console(quiet=quiet)
-    if settings.get("commit_tokens") is not None:
-        alignment = _written(console, prompt, rewards, model, settings)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a call of the command asks for.
+
+    Args:
+        rewards: As they were written.
+        reward: What they add up to; None draws one plain sample.
+        model: Its name.
+        dtype: Of its weights.
+        device: Where it runs.
+        settings: Of the search, those that were given.
+    """
+
+    rewards: list[str]
+    reward: Reward | None
+    model: str
+    dtype: str | None
+    device: str | None
+    settings: Mapping[str, Any]
+
+    def service(self) -> aisp.Service:
+        """Return what answers; nothing is loaded yet."""
+        return aisp.Service(self.model, self.reward, read_settings(self.settings), dtype=self.dtype, device=self.device)
+
+    def kept(self) -> dict[str, Any]:
+        """Return what a file of answers says of how they were made."""
+        own = {"model": self.model, "dtype": self.dtype, "rewards": self.rewards}
+        return {**own, "reward_fingerprint": self.reward and self.reward.fingerprint, **self.settings}
+
+
+command = typer.Typer(add_completion=False)
+
+
+@command.command("align", epilog=_EPILOG)
+@with_search_settings
+def align(
+    prompt: Annotated[str | None, typer.Argument(help="The user's text.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A file with a prompt a line; in a .jsonl file, objects with messages or prompt."),
+    ] = None,
+    reward: RewardOption = [],  # noqa: B006 - Typer copies it
+    model: ModelOption = DEFAULT_MODEL,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where answers to --prompts go, as JSON lines.", rich_help_panel=OUTPUT_PANEL),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="A picture of reward against budget: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole trace as JSON.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    settings: Mapping[str, Any] = {},
+) -> None:
+    """Answer a prompt, or a file of them, with the responses that score best."""
+    if (prompt is None) == (prompts is None):
+        raise ConfigurationError("give one prompt, or a file of them with --prompts")
+    asked = Asked(
+        rewards=reward, reward=parse_rewards(reward), model=model, dtype=dtype, device=device, settings=settings
+    )
+    asked.service().check()
+    check_rewards(asked.reward)
+    if prompts is not None:
+        if plot is not None or as_json:
+            raise ConfigurationError("--plot and --json are for one prompt; with --prompts, give --out")
+        if out is None:
+            raise ConfigurationError("--prompts needs --out FILE.jsonl to write to")
+        _answer_file(prompts, out, asked)
+        return
+    if out is not None:
+        raise ConfigurationError("--out is for --prompts; for one prompt, give --json")
+    check_text(prompt)
+    check_picture(plot)
+    alignment = _answer(str(prompt), asked, Console(quiet=as_json))
+    if plot is not None:
+        alignment.plot(plot)
+    if as_json:
+        sys.stdout.write(printable_json(alignment.to_dict()) + "\n")
+
+
+def _answer(prompt: str, asked: Asked, console: Console) -> Alignment:
+    """Answer one prompt, and show the search and a table of its rounds."""
+    service, messages = asked.service(), [{"role": "user", "content": prompt}]
+    with loading(console, asked.model):
+        _ = service.engine
+    if asked.settings.get("commit_tokens") is not None:
+        alignment = _written(console, service, messages)
     else:
         with search_progress(console) as progress:
-            alignment = watched(progress, "searching", prompt, rewards, model, settings)
-        console.print(Panel(escape(alignment.text), title=_title(alignment), title_align="left"))
-    if rewards is not None:
-        console.print(rounds_table(alignment))
+            alignment = watched(progress, "searching", service, messages, _budget(asked))
+        answer = Text(printable(alignment.text))
+        console.print(Panel(answer, title=Text(_title(alignment)), title_align="left"))
+    if asked.reward is not None:
+        show_all(console, rounds_table(alignment))
     return alignment
 
 
-def align_many(
-    prompts: Path, out: Path | None, rewards: Reward | None, model: str, settings: Mapping[str, Any]
+def _answer_file(path: Path, out: Path, asked: Asked) -> None:
+    """Answer a file of prompts, one JSON line each; what the file of results has already is not answered again."""
+    console, file = Console(stderr=True), PromptFile(path)
+    with ResultFile(out, "align", asked.kept()) as results:
+        earlier = len(results.done)
+        keys = [_key(prompt, asked) for prompt in file.prompts]
+        missing = [(key, prompt) for key, prompt in zip(keys, file.prompts, strict=True) if key not in results.done]
+        if missing:
+            _answer_missing(missing, len(keys), results, asked, file, console)
+        there = sum(key in results.done for key in keys)
+        show(console, f"{there} answers in {out}, {len(results.done) - earlier} of them new" + _others(results, keys))
+    file.end()
+
+
+def _answer_missing(
+    missing: list[tuple[str, Prompt]], total: int, results: ResultFile, asked: Asked, file: PromptFile, console: Console
 ) -> None:
-    """Answer a file of prompts, one JSON line each; prompts that the file of results has already are passed over."""
-    if out is None:
-        raise ConfigurationError("--prompts needs --out FILE.jsonl to write to")
-    conversations, results = read_prompts(prompts), ResultFile(out)
-    asked = {**settings, "model": model, "rewards": None if rewards is None else rewards.fingerprint}
-    keys = [result_key(messages, asked, index) for index, messages in enumerate(conversations)]
-    console = Console(stderr=True)
+    service = asked.service()
+    with loading(console, asked.model):
+        _ = service.engine
     with search_progress(console) as progress:
-        total = progress.add_task(
-            "prompts", total=len(keys), completed=sum(key in results.done for key in keys), note=""
-        )
-        for index, (key, messages) in enumerate(zip(keys, conversations, strict=True)):
-            if key not in results.done:
-                alignment = watched(progress, f"prompt {index + 1}", messages, rewards, model, settings)
-                results.write(
-                    key, {"index": index, "messages": messages, "text": alignment.text, **alignment.summary()}
-                )
-                progress.advance(total)
-    console.print(f"{len(keys)} answers in {out}", highlight=False)
+        task = progress.add_task("prompts", total=total, completed=total - len(missing), note="")
+        for key, prompt in missing:
+            try:
+                alignment = watched(progress, f"line {prompt.line}", service, prompt.messages, _budget(asked))
+            except _OF_A_PROMPT as error:
+                file.tell(prompt, error)
+            else:
+                row = {"index": prompt.index, "messages": prompt.messages, "text": alignment.text}
+                results.write(key, {**row, **alignment.summary()})
+            progress.advance(task)
 
 
-def search_progress(console: Console) -> Progress:
-    """Return a progress display that has room for the best reward so far."""
-    return progress_on(console, TextColumn("{task.fields[note]}"))
+def _key(prompt: Prompt, asked: Asked) -> str:
+    return result_key(prompt.messages, asked.kept(), prompt.index)
 
 
-def watched(
-    progress: Progress, label: str, prompt: Any, rewards: Reward | None, model: str, settings: Mapping[str, Any]
-) -> Alignment:
-    """Run a search with a bar of its own: responses drawn, and the best reward so far."""
-    load_quietly(model)
-    plan = SearchSettings(**_valid(settings)).make_plan(rewarded=rewards is not None)
-    task = progress.add_task(label, total=plan.budget, note="loading")
-    tokens = 0
-    best = ""
-
-    def on_tokens(new: int) -> None:
-        nonlocal tokens
-        tokens += new
-        progress.update(task, note=f"{best}{tokens} tokens")
-
-    def on_round(round_: Round) -> None:
-        nonlocal best
-        best = "" if round_.best is None else f"best {round_.best.reward:.3f}, "
-        progress.update(task, advance=len(round_.responses), note=f"{best}{tokens} tokens")
-
-    alignment = align(prompt, rewards=rewards, model=model, on_round=on_round, progress=on_tokens, **settings)
-    progress.remove_task(task)
-    return alignment
+def _others(results: ResultFile, keys: list[str]) -> str:
+    others = len(results.done.keys() - set(keys))
+    return f"; it also holds {others} answers to other prompts" if others else ""
 
 
-def _written(
-    console: Console, prompt: str, rewards: Reward | None, model: str, settings: Mapping[str, Any]
-) -> Alignment:
-    """Run a search that commits blocks, each shown as soon as it is."""
-    load_quietly(model)
-    answer = stream(prompt, rewards=rewards, model=model, **settings)
-    for piece in answer:
-        console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n\n{_title(answer.alignment)}", markup=False, highlight=False)
-    return answer.alignment
+def _budget(asked: Asked) -> int:
+    return read_settings(asked.settings).make_plan(rewarded=asked.reward is not None).budget
 
 
-def rounds_table(alignment: Alignment) -> Table:
-    """Return a table of a search's rounds."""
-    table = Table(
-        "round", "responses", "distinct", "mean", "best", "best so far", "ESS", "KL (nats)", "tokens", "seconds"
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for index, round_ in enumerate(alignment.rounds):
-        row = round_.to_dict()
-        numbers = (row["mean_reward"], row["best_reward"], row["best_so_far"])
-        table.add_row(
-            str(index),
-            str(row["responses"]),
-            str(row["distinct"]),
-            *("-" if number is None else f"{number:.3f}" for number in numbers),
-            "-" if row["ess"] is None else f"{row['ess']:.1f}",
-            f"{row['kl_to_base']:.1f}",
-            str(row["forward_tokens"]),
-            f"{row['seconds']:.1f}",
-        )
-    return table
-
-
-def load_quietly(model: str) -> None:
-    """Keep transformers' own bars out of ours, except where a model is downloaded, which takes its time."""
-    from transformers.utils import logging
-
-    from aisp.models import EMBEDDED
-
-    if model in EMBEDDED or Path(model).exists():
-        disable: Callable[[], None] = logging.disable_progress_bar
-        disable()
+def _written(console: Console, service: aisp.Service, messages: list[dict[str, Any]]) -> Alignment:
+    """Run a search that commits blocks, each shown as soon as it is settled."""
+    run = service.run(messages)
+    for piece in run.texts():
+        show(console, piece, end="")
+    show(console, f"\n\n{_title(run.alignment)}")
+    return run.alignment
 
 
 def _title(alignment: Alignment) -> str:
     if alignment.reward is None:
         return "one plain sample"
     parts = ", ".join(f"{name} {value:.2f}" for name, value in alignment.best.score.parts.items())
-    return f"reward {alignment.best.reward:.3f} ({parts})"
-
-
-def _valid(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    from pydantic import ValidationError
-
-    try:
-        SearchSettings(**settings)
-    except ValidationError as error:
-        raise ConfigurationError(str(error)) from error
-    return settings
+    return printable(f"reward {alignment.best.reward:.3f} ({parts})")

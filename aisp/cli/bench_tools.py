@@ -2,61 +2,78 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from itertools import combinations
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from aisp.bench.quality.statistics import Difference, paired
-from aisp.bench.tools.rule import fitting_call, named_by_rule
-from aisp.bench.tools.tasks import Task, load_tasks, load_tools
+from aisp import models
+from aisp.bench.tools.rule import named_by_rule
+from aisp.bench.tools.runs import ALONE, Bench, Question, Row, ask, choose_tasks, difference
+from aisp.bench.tools.tasks import Task, load_tools
+from aisp.cli.options import OUTPUT_PANEL, DeviceOption, DtypeOption, ModelOption, read_strategy
+from aisp.cli.progress import loading, progress_on
+from aisp.cli.terminal import add_row, new_table, show, show_all
 from aisp.errors import ConfigurationError
-from aisp.service import Service
+from aisp.jsonl import ResultFile, result_key
 from aisp.settings import SearchSettings
 
-if TYPE_CHECKING:
-    from aisp.models import LoadedModel
-
-ALONE = "model alone"
 _COLUMNS = {"right_tool": ".2f", "right_call": ".2f", "forward_tokens": ".0f", "seconds": ".1f"}
+_EPILOG = """\
+Examples:
+
+  aisp model fetch qwen2.5-coder-0.5b
+
+  aisp bench tools --limit 10 --out rows.jsonl"""
+
+command = typer.Typer(add_completion=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What one way of answering made of one request.
+@command.command("tools", epilog=_EPILOG)
+def tools(
+    model: ModelOption = "qwen2.5-coder-0.5b",
+    strategy: Annotated[
+        list[str],
+        typer.Option(metavar="NAME[:KEY=VALUE,...]", help="A strategy to compare; give several, if you like."),
+    ] = ["best_of_n", "tilted_restart"],  # noqa: B006 - Typer copies it
+    budget: Annotated[int, typer.Option(help="Responses generated and scored for each request.")] = 16,
+    num_samples: Annotated[int, typer.Option(help="Responses a round.")] = 4,
+    max_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 48,
+    seeds: Annotated[int, typer.Option(help="Searches for each request and strategy.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="Answer this many requests at most.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Searches in flight at once.")] = 4,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A JSON line for each answer; a killed run goes on there.", rich_help_panel=OUTPUT_PANEL),
+    ] = None,
+) -> None:
+    """Count how often the right tool is called: by the model alone, and by searches that a rule chooses for.
 
-    Args:
-        arm: The strategy's name, or `ALONE`.
-        prompt: The request.
-        settings: The model and the numbers of the search, its seed among them.
-        calls: Name and arguments each.
-        text: Beside the calls.
-        right_tool: The expected tool was called, or none where none fits.
-        right_call: With the expected arguments.
-        reward: None where nothing was scored.
-        forward_tokens: What the search cost.
-        seconds: Likewise.
+    The rule does not know the right answers. Searches in flight at once share a batch, and each one's seconds are
+    counted in full.
     """
-
-    arm: str
-    prompt: str
-    settings: dict[str, Any]
-    calls: list[dict[str, Any]]
-    text: str
-    right_tool: bool
-    right_call: bool
-    reward: float | None
-    forward_tokens: int
-    seconds: float
+    run_tools(
+        model,
+        strategy,
+        budget=budget,
+        num_samples=num_samples,
+        max_tokens=max_tokens,
+        seeds=seeds,
+        limit=limit,
+        concurrency=concurrency,
+        dtype=dtype,
+        device=device,
+        out=out,
+    )
 
 
 def run_tools(
@@ -75,128 +92,60 @@ def run_tools(
 ) -> list[Row]:
     """Answer every request in every way and print the shares of right calls.
 
-    Args:
-        concurrency: Searches in flight at once; they share the engine's batch, and `seconds` counts each in full.
-        out: JSONL with a row each; those that are there, of the same model and numbers, are not run again.
-
     Raises:
-        ConfigurationError: Numbers that make no sense, or an unknown strategy.
+        ConfigurationError: Numbers that make no sense, an unknown strategy, or a file that is not of this benchmark.
         ModelNotFoundError: There is no such model.
     """
-    from aisp.models import load
-
     if min(seeds, concurrency, 1 if limit is None else limit) < 1:
         raise ConfigurationError(f"seeds is {seeds}, concurrency {concurrency}, limit {limit}; expected numbers >= 1")
-    arms = _arms(strategies, budget=budget, num_samples=num_samples, max_tokens=max_tokens)
-    tasks = load_tasks()
-    # Spread over the file, which is sorted by tool.
-    chosen = tasks if limit is None else tasks[:: max(1, len(tasks) // limit)][:limit]
-    asked = [
-        (task, name, search.model_copy(update={"seed": seed}))
-        for task in chosen
-        for name, search in arms.items()
-        for seed in range(1 if name == ALONE else seeds)
-    ]
-    there, writing = _there(out), Lock()
-    bench = Bench(model, load(model, dtype=dtype, device=device))
-
-    def answered(asked: tuple[Task, str, SearchSettings]) -> Row:
-        task, arm, search = asked
-        row = there.get(_key(arm, task.prompt, bench.settings(search)))
-        if row is None:
-            row = bench.answer(task, arm, search)
-            if out is not None:
-                with writing, out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-        return row
-
-    with ThreadPoolExecutor(concurrency) as threads, Progress(transient=True) as progress:
-        rows = list(progress.track(threads.map(answered, asked), total=len(asked), description="requests"))
-    _report(rows, chosen, Console())
+    numbers = {"budget": budget, "num_samples": num_samples, "max_tokens": max_tokens}
+    arms = {ALONE: SearchSettings(temperature=0, budget=1, max_tokens=max_tokens)}
+    for spec in strategies:
+        arms[spec] = read_strategy(spec, numbers)
+        arms[spec].make_strategy(rewarded=True)
+    tasks, console = choose_tasks(limit), Console()
+    with _results(out, {"model": model, "dtype": dtype, "device": device, **numbers}) as results:
+        with loading(console, model):
+            bench = Bench(models.load(model, dtype=dtype, device=device))
+        questions = ask(tasks, arms, seeds)
+        with ThreadPoolExecutor(concurrency) as threads, progress_on(console) as progress:
+            answers = threads.map(lambda question: _answered(bench, question, results), questions)
+            rows = list(progress.track(answers, total=len(questions), description="requests"))
+    _report(rows, tasks, console)
     return rows
 
 
-class Bench:
-    """A model with the tools, and the rule that scores its calls.
-
-    Args:
-        name: Of the model, for the rows.
-        loaded: The model.
-    """
-
-    def __init__(self, name: str, loaded: LoadedModel) -> None:
-        self._name, self._loaded, self._tools = name, loaded, load_tools()
-        self._reward = fitting_call(self._tools)
-
-    def settings(self, search: SearchSettings) -> dict[str, Any]:
-        """Return what a row says of how it was made."""
-        return {"model": self._name, **search.model_dump(exclude_defaults=True)}
-
-    def answer(self, task: Task, arm: str, search: SearchSettings) -> Row:
-        """Answer a request."""
-        reward = None if arm == ALONE else self._reward
-        service = Service(self._loaded, reward, search)
-        alignment = service.run(task.prompt, tools=self._tools, parallel_tool_calls=False).alignment
-        candidate = alignment.best.candidate
-        return Row(
-            arm=arm,
-            prompt=task.prompt,
-            settings=self.settings(search),
-            calls=[{"name": call["name"], "args": call["args"]} for call in candidate.tool_calls],
-            text=candidate.text,
-            right_tool=task.right_tool(candidate),
-            right_call=task.right_call(candidate),
-            reward=None if reward is None else alignment.best.reward,
-            forward_tokens=alignment.cost.forward_tokens,
-            seconds=alignment.cost.seconds,
-        )
+@contextmanager
+def _results(out: Path | None, settings: dict[str, Any]) -> Iterator[ResultFile | None]:
+    if out is None:
+        yield None
+        return
+    with ResultFile(out, "bench tools", settings) as results:
+        yield results
 
 
-def difference(rows: Sequence[Row], arm: str, other: str) -> Difference:
-    """Return by how much one arm's share of right calls is above another's, paired by request."""
-    prompts = dict.fromkeys(row.prompt for row in rows)
-    return paired([[_share(rows, arm, prompt) - _share(rows, other, prompt)] for prompt in prompts])
-
-
-def _share(rows: Sequence[Row], arm: str, prompt: str) -> float:
-    own = [row.right_call for row in rows if row.arm == arm and row.prompt == prompt]
-    return sum(own) / len(own)
-
-
-def _arms(strategies: Sequence[str], *, budget: int, num_samples: int, max_tokens: int) -> dict[str, SearchSettings]:
-    known: dict[str, Any] = {"max_tokens": max_tokens, "budget": budget, "num_samples": num_samples}
-    arms = {ALONE: SearchSettings(temperature=0, budget=1, max_tokens=max_tokens)}
-    for name in strategies:
-        try:
-            arms[name] = SearchSettings(strategy=name, **known)  # type: ignore[arg-type] # pydantic checks the name
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
-    return arms
-
-
-def _there(out: Path | None) -> dict[str, Row]:
-    if out is None or not out.exists():
-        return {}
-    rows = [Row(**json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()]
-    return {_key(row.arm, row.prompt, row.settings): row for row in rows}
-
-
-def _key(arm: str, prompt: str, settings: dict[str, Any]) -> str:
-    return json.dumps([arm, prompt, settings], sort_keys=True)
+def _answered(bench: Bench, question: Question, results: ResultFile | None) -> Row:
+    key = result_key(question.arm, question.task.prompt, question.settings)
+    if results is not None and key in results.done:
+        there = results.done[key]
+        return Row(**{field.name: there[field.name] for field in fields(Row)})
+    row = bench.answer(question)
+    if results is not None:
+        results.write(key, asdict(row))
+    return row
 
 
 def _report(rows: Sequence[Row], tasks: Sequence[Task], console: Console) -> None:
     arms = list(dict.fromkeys(row.arm for row in rows))
-    table = Table("", "right tool", "right call", "forward tokens", "seconds", box=None)
+    table = new_table("", "right tool", "right call", "forward tokens", "seconds")
     for arm in arms:
         own = [row for row in rows if row.arm == arm]
-        columns = (np.mean([getattr(row, name) for row in own]) for name in _COLUMNS)
-        table.add_row(arm, *(f"{mean:{form}}" for mean, form in zip(columns, _COLUMNS.values(), strict=True)))
-    console.print(table)
+        means = (np.mean([getattr(row, name) for row in own]) for name in _COLUMNS)
+        add_row(table, [arm, *(f"{mean:{form}}" for mean, form in zip(means, _COLUMNS.values(), strict=True))])
+    show_all(console, table)
     for other, arm in combinations(arms, 2):
         found = difference(rows, arm, other)
-        interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
-        console.print(f"right calls, {arm} - {other}: {found.mean:+.2f} {interval}", highlight=False, markup=False)
+        show(console, f"right calls, {arm} - {other}: {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]")
     choose = named_by_rule(load_tools())
     share = np.mean([choose(task.prompt) == task.tool for task in tasks])
-    console.print(f"{len(tasks)} requests; the rule by itself names the right tool in {share:.2f}", highlight=False)
+    show(console, f"{len(tasks)} requests; the rule alone names the right tool in {share:.2f} of them")

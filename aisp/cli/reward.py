@@ -1,138 +1,179 @@
-"""What `aisp reward check` and `aisp reward injections` do."""
+"""`aisp reward check` and `aisp reward injections`: what a reward is worth."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aisp.bench.reward.check import RewardCheck, check_reward
+from aisp import models
+from aisp.bench.reward.check import check_reward
 from aisp.bench.reward.measures import Correlation
+from aisp.bench.reward.plot import draw_check
+from aisp.bench.reward.result import RewardCheck
 from aisp.bench.reward.samples import draw_samples
-from aisp.cli.progress import progress_on
+from aisp.cli.checks import check_rewards
+from aisp.cli.options import (
+    OUTPUT_PANEL,
+    DeviceOption,
+    DtypeOption,
+    LimitOption,
+    ModelOption,
+    PromptsOption,
+    RewardOption,
+)
+from aisp.cli.outputs import check_distinct, check_figures, check_picture, write_figures
+from aisp.cli.progress import loading, progress_on
+from aisp.cli.prompts import PromptFile
+from aisp.cli.terminal import add_row, new_table, printable, show, show_all
 from aisp.errors import ConfigurationError
-from aisp.jsonl import read_prompts
+from aisp.models import DEFAULT_MODEL
 from aisp.records import Sampling
+from aisp.rewards import Reward
 from aisp.rewards.judge_attacks import INJECTIONS, NEUTRAL, Shift, injection_shift, weak_candidates
 from aisp.rewards.local_judge import LocalJudge
 from aisp.rewards.spec import parse_reward, parse_rewards
+from aisp.service import Service
+
+check_command = typer.Typer(add_completion=False)
+injections_command = typer.Typer(add_completion=False)
 
 
-def run_check(
-    prompts: Path,
-    rewards: Sequence[str],
-    *,
-    model: str,
-    dtype: str | None,
-    samples: int,
-    limit: int | None,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    bounds: tuple[float, float] | None,
-    concurrency: int,
-    out: Path | None,
-    plot: Path | None,
-) -> RewardCheck:
-    """Draw samples, check the rewards' sum on them, print what is wrong, and write what was found.
-
-    Raises:
-        ConfigurationError: Words that name no reward; no prompts; fewer than two samples.
-    """
-    from aisp.cli.align import load_quietly
-    from aisp.models import load
-
-    reward = parse_rewards(rewards)
-    if reward is None:
+@check_command.command(
+    "check",
+    epilog="Examples:\n\n  aisp reward check --prompts questions.jsonl --reward length:20..40 --plot check.png\n\n"
+    "`aisp reward list` shows the rewards.",
+)
+def check(
+    prompts: PromptsOption,
+    reward: RewardOption,
+    model: ModelOption = DEFAULT_MODEL,
+    dtype: DtypeOption = None,
+    samples: Annotated[int, typer.Option(help="Samples of the model for each prompt.")] = 16,
+    limit: LimitOption = None,
+    max_tokens: Annotated[int, typer.Option(help="Response tokens at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="Softmax temperature of the samples.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal samples.")] = 0,
+    bounds: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="The range that values should keep to.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Prompts in flight at once.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option(help="All figures and every response, as JSON.", rich_help_panel=OUTPUT_PANEL)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="A picture: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL)
+    ] = None,
+) -> None:
+    """Find out whether a reward gives a search something to climb, on the model's own samples; say what is wrong."""
+    scorer, sampling = parse_rewards(reward), Sampling(temperature=temperature)
+    if scorer is None:
         raise ConfigurationError("there is nothing to check; give --reward")
     if samples < 2:
-        raise ConfigurationError(f"samples is {samples}; a reward is checked on at least 2 responses a prompt")
-    load_quietly(model)
-    chosen, loaded = read_prompts(prompts)[:limit], load(model, dtype=dtype)
-    console = Console()
+        raise ConfigurationError(f"--samples is {samples}; a reward is checked on at least 2 responses a prompt")
+    if min(max_tokens, concurrency) < 1:
+        raise ConfigurationError(f"--max-tokens is {max_tokens}, --concurrency {concurrency}; expected numbers >= 1")
+    file, console = PromptFile(prompts, limit=limit), Console()
+    check_distinct([out, plot])
+    check_figures(out, "reward check")
+    check_picture(plot)
+    check_rewards(scorer)
+    with loading(console, model):
+        loaded = models.load(model, dtype=dtype)
+    file.drop_unfit(Service(loaded))
     with progress_on(console) as progress:
-        drawing = progress.add_task(f"{samples} samples a prompt", total=len(chosen))
-        scoring = progress.add_task("scoring, twice", total=2 * len(chosen))
+        drawing = progress.add_task(f"{samples} samples a prompt", total=len(file.prompts))
+        scoring = progress.add_task("scoring, twice", total=2 * len(file.prompts))
         responses = draw_samples(
             loaded,
-            chosen,
+            [prompt.messages for prompt in file.prompts],
             samples=samples,
             max_tokens=max_tokens,
-            sampling=Sampling(temperature=temperature),
+            sampling=sampling,
             seed=seed,
             concurrency=concurrency,
             advance=lambda: progress.advance(drawing),
         )
-        check = check_reward(reward, responses, bounds=bounds, advance=lambda: progress.advance(scoring))
-    _show(console, check)
+        found = check_reward(scorer, responses, bounds=bounds, advance=lambda: progress.advance(scoring))
+    _show(console, found)
     if out is not None:
         about = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        content = {**about, "fingerprint": reward.fingerprint, **check.to_dict()}
-        out.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_figures(out, "reward check", {**about, "fingerprint": scorer.fingerprint, **found.to_dict()})
     if plot is not None:
-        check.plot(plot)
-    return check
+        draw_check(found, plot)
+    file.end()
 
 
-def run_injections(
-    judge: str, question: str, *, dtype: str | None, device: str | None, limit: int | None, out: Path | None
-) -> Shift:
-    """Measure how far injections move a judge on answers that deserve little, and print a row each.
-
-    Args:
-        judge: local:MODEL, or a reward as the command line writes it.
-        question: What a local judge is asked about the answer.
-        dtype: Of a local judge's weights.
-        device: Where a local judge runs.
-        limit: Answers at most.
-        out: Where the figures go, as JSON.
-
-    Raises:
-        ConfigurationError: Words that name no judge.
-    """
-    from aisp.cli.align import load_quietly
-
-    kind, _, model = judge.partition(":")
-    if kind == "local" and not model:
-        raise ConfigurationError("judge is 'local' without a model; expected local:MODEL")
-    load_quietly(model)
-    own = LocalJudge(question, model=model, dtype=dtype, device=device) if kind == "local" else parse_reward(judge)
-    candidates, console = weak_candidates()[:limit], Console()
+@injections_command.command(
+    "injections",
+    epilog="Examples:\n\n  aisp reward injections --judge local:smollm2-135m\n\n"
+    "  aisp reward injections --judge sentiment",
+)
+def injections(
+    judge: Annotated[str, typer.Option(help="local:MODEL, or a reward as `aisp reward list` shows it.")],
+    question: Annotated[str, typer.Option(help="What a local judge is asked about the answer.")] = (
+        "How helpful is the answer?"
+    ),
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    limit: Annotated[int | None, typer.Option(help="Try this many answers at most.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The figures, as JSON.", rich_help_panel=OUTPUT_PANEL)] = None,
+) -> None:
+    """Measure how far answers can talk a judge into a better verdict."""
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"--limit is {limit}; expected a number >= 1")
+    scorer, console = _judge(judge, question, dtype, device), Console()
+    check_figures(out, "reward injections")
+    check_rewards(scorer)
+    candidates = weak_candidates()[:limit]
     with progress_on(console) as progress:
         task = progress.add_task("attempts", total=1 + len(INJECTIONS) + len(NEUTRAL))
-        shift = injection_shift(own, candidates, advance=lambda: progress.advance(task))
-    table = Table("mean change", "appended to each answer", box=None)
-    for text, change in sorted(shift.by_injection.items(), key=lambda row: -row[1]):
-        table.add_row(f"{change:+.3f}", escape(repr(text)))
-    console.print(table)
-    console.print(
-        f"{len(candidates)} answers x {len(INJECTIONS)} injections: mean verdict {shift.plain:.3f}, mean change "
-        f"{shift.mean:+.3f} (harmless sentences: {shift.neutral:+.3f}), largest rise {shift.largest:+.3f}, "
-        f"{100 * shift.raised_fraction:.0f} % of attempts raised it",
-        highlight=False,
-    )
+        shift = injection_shift(scorer, candidates, advance=lambda: progress.advance(task))
+    _show_shift(console, shift, len(candidates))
     if out is not None:
         about = {"judge": judge, "question": question, "answers": len(candidates)}
-        out.write_text(json.dumps({**about, **asdict(shift)}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    return shift
+        write_figures(out, "reward injections", {**about, **asdict(shift)})
 
 
-def _show(console: Console, check: RewardCheck) -> None:
+def _judge(judge: str, question: str, dtype: str | None, device: str | None) -> Reward:
+    kind, _, model = judge.partition(":")
+    if kind != "local":
+        return parse_reward(judge)
+    if not model:
+        raise ConfigurationError("--judge is 'local' without a model; expected local:MODEL")
+    return LocalJudge(question, model=model, dtype=dtype, device=device)
+
+
+def _show_shift(console: Console, shift: Shift, answers: int) -> None:
+    table = new_table("mean change", "appended to each answer")
+    table.columns[0].justify, table.columns[1].justify = "right", "left"
+    for text, change in sorted(shift.by_injection.items(), key=lambda row: -row[1]):
+        add_row(table, [f"{change:+.3f}", repr(text)])
+    show_all(console, table)
+    show(
+        console,
+        f"{answers} answers x {len(INJECTIONS)} injections: mean verdict {shift.plain:.3f}, mean change "
+        f"{shift.mean:+.3f} (harmless sentences: {shift.neutral:+.3f}), largest rise {shift.largest:+.3f}; "
+        f"{100 * shift.raised_fraction:.0f} % of the attempts raised it",
+    )
+
+
+def _show(console: Console, found: RewardCheck) -> None:
     table = Table(box=None, show_header=False)
-    for name, figure in _figures(check):
-        table.add_row(name, figure)
-    console.print(table)
-    if len(check.parts) > 1:
-        console.print(_agreement(check))
-    for complaint in check.complaints:
-        console.print(f"- {escape(complaint.text)}", style="yellow", highlight=False)
-    if not check.complaints:
-        console.print("nothing to complain of", style="green")
+    for row in _figures(found):
+        add_row(table, row)
+    show_all(console, table)
+    if len(found.parts) > 1:
+        show_all(console, _agreement(found))
+    for complaint in found.complaints:
+        show(console, f"- {complaint.text}", style="yellow")
+    if not found.complaints:
+        show(console, "nothing to complain about", style="green")
 
 
 def _figures(check: RewardCheck) -> list[tuple[str, str]]:
@@ -155,13 +196,13 @@ def _figures(check: RewardCheck) -> list[tuple[str, str]]:
 
 
 def _agreement(check: RewardCheck) -> Table:
-    table = Table("rank correlation", *check.parts, "whole", box=None)
+    table = new_table("rank correlation", *(escape(printable(part)) for part in check.parts), "whole")
     for one in check.parts:
         found = [
             check.agreement.get((one, other), check.agreement.get((other, one), Correlation(value=1.0)))
             for other in check.parts
         ]
-        table.add_row(one, *map(_shown, [*found, check.part_and_whole[one]]))
+        add_row(table, [one, *map(_shown, [*found, check.part_and_whole[one]])])
     return table
 
 

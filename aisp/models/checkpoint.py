@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aisp.errors import ModelNotFoundError, UnsupportedModelError
 from aisp.models.loaded import check_placement
+from aisp.models.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     import torch
@@ -165,14 +166,15 @@ def _load_weights(folder: Path, name: str, *, dtype: torch.dtype, **options: Any
 
     auto: Any = AutoModelForCausalLM  # typed as if it always returned a model alone
     try:
-        model, info = auto.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **{key: value for key, value in options.items() if value is not None},
-        )
+        with no_progress_bars():
+            model, info = auto.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **{key: value for key, value in options.items() if value is not None},
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, NotImplementedError) as error:
         raise UnsupportedModelError(
             f"transformers can't load {name} as a causal language model here: {error}. A quantised checkpoint needs "

@@ -15,6 +15,7 @@ from typing import Any
 
 from aisp.errors import AISPError, ModelNotFoundError, UnsupportedModelError
 from aisp.models import files
+from aisp.models.quiet import no_progress_bars
 
 _log = logging.getLogger(__name__)
 _MANIFEST = "aisp-conversion.json"
@@ -106,7 +107,8 @@ def _make(path: Path, digest: str, target: Path) -> None:
     _log.info("converting %s, once", path)
     with files.scratch(target) as folder:
         made = folder / "checkpoint"
-        _write(path, made)
+        with no_progress_bars():
+            _write(path, made)
         _note(made, digest)
         if target.exists():
             target.rename(folder / "replaced")

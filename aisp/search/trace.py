@@ -13,6 +13,7 @@ import numpy as np
 
 from aisp.plot import plot_alignments
 from aisp.records import Candidate, Proposal, Rollout, Score
+from aisp.search.html import alignment_html
 from aisp.version import __version__
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patience", "complete"]
 """Why a search ended. "complete": of one that commits blocks, that its last one ended the response."""
 
+_SHOWN = 60  # characters of a text in a repr
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Response:
     """One response with its score, what it was drawn from, and where in the search.
 
@@ -60,6 +63,13 @@ class Response:
         """Log-probability of the response under the base model at temperature 1, in nats."""
         return float(self.rollout.tokens.log_prob.sum())
 
+    def __repr__(self) -> str:
+        unusable = ", vetoed=True" * self.score.vetoed + ", error=..." * (self.score.error is not None)
+        return (
+            f"Response(text={_shortened(self.text)!r}, reward={self.reward:.4g}{unusable}, "
+            f"round_index={self.round_index}, row={self.row})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "text": self.text,
@@ -77,7 +87,7 @@ class Response:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Round:
     """One round of the search.
 
@@ -119,6 +129,10 @@ class Round:
     @property
     def forward_tokens(self) -> int:
         return sum(response.rollout.forward_tokens for response in self.responses)
+
+    def __repr__(self) -> str:
+        best = "None" if self.best is None else f"{self.best.reward:.4g}"
+        return f"Round(index={self.index}, responses={len(self.responses)}, best={best}, seconds={self.seconds:.3g})"
 
     def to_dict(self) -> dict[str, Any]:
         errors = [response.score.error for response in self.responses if response.score.error is not None]
@@ -165,7 +179,7 @@ class Cost:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Alignment:
     """The best response (or the one that a selection rule drew), what it was chosen from, and what that cost."""
 
@@ -193,6 +207,17 @@ class Alignment:
         """log n - (n-1)/n nats, a block: what choosing the best of n adds at most, apart from the steering."""
         drawn = Counter(round_.block for round_ in self.rounds for _ in round_.responses)
         return sum(math.log(n) - (n - 1) / n for n in drawn.values())
+
+    def __repr__(self) -> str:
+        reward = "None" if self.reward is None else f"{self.best.reward:.4g}"
+        return (
+            f"Alignment(text={_shortened(self.text)!r}, reward={reward}, strategy={self.strategy!r}, "
+            f"rounds={len(self.rounds)}, responses={self.cost.responses}, stopped_by={self.stopped_by!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the answer, its reward and the rounds."""
+        return alignment_html(self)
 
     def summary(self) -> dict[str, Any]:
         """Return what a message carries in `response_metadata["aisp"]`: JSON, without the candidates' texts."""
@@ -237,6 +262,10 @@ class Alignment:
             path: Where to save the picture, by its suffix; None saves nothing.
         """
         return plot_alignments({self.strategy: self}, path)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _number(value: float | None) -> float | None:

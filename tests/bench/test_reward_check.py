@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import aisp.models
-from aisp.bench.reward import Thresholds, check_reward, draw_samples
+from aisp.bench.reward import Thresholds, check_reward, draw_check, draw_samples
 from aisp.bench.reward.measures import rank_correlation, spread, ties
 from aisp.cli.app import app
 from aisp.errors import ConfigurationError
@@ -233,7 +233,7 @@ def test_the_command_line_writes_figures_and_a_picture(tiny, monkeypatch, tmp_pa
 
 def test_it_can_be_drawn_when_nothing_could_be_scored(tmp_path):
     check = check_reward(reward_of(lambda text: None), RESPONSES)
-    check.plot(tmp_path / "none.png")
+    draw_check(check, tmp_path / "none.png")
     assert json.loads(json.dumps(check.to_dict(), allow_nan=False))["spread"] is None
 
 

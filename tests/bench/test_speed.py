@@ -12,7 +12,7 @@ from aisp.bench import growth, roofline, speed
 from aisp.bench.growth import Axis, Curve, exponent, grow
 from aisp.bench.speed import Bench, Scenario, measure
 from aisp.cli.app import app
-from aisp.cli.bench_speed import _table
+from aisp.cli.bench_speed import speed_table
 from aisp.testing import tiny_model, tiny_tokenizer
 
 
@@ -145,7 +145,7 @@ def test_the_floor_is_weights_and_cache_over_bandwidth(bench, monkeypatch):
     result = measure(bench, short, 1)
     assert result.floor_seconds == pytest.approx(short.least_bytes / 1e6)
     assert short.least_bytes == roofline.read_bytes(bench.model, 2 * 2 * 2 * 16 * 4, 40, 8, 6)
-    assert "of the floor's speed" in [column.header for column in _table([result]).columns]
+    assert "of the floor's speed" in [column.header for column in speed_table([result]).columns]
     assert bench.engine.token_bytes == 2 * 2 * 2 * 16 * 4
 
 

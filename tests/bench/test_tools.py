@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from aisp.bench.tools.rule import fitting_call, grounded, named_by_rule
+from aisp.bench.tools.runs import ALONE, Bench, Row, difference
 from aisp.bench.tools.tasks import Task, load_tasks, load_tools
-from aisp.cli import bench_tools as command
 from aisp.cli.app import app
-from aisp.cli.bench_tools import ALONE, Row, difference, run_tools
+from aisp.cli.bench_tools import run_tools
 from aisp.errors import ConfigurationError
 from aisp.records import Candidate
 from aisp.testing import tiny_loaded_model
@@ -110,14 +110,14 @@ class TestCommand:
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
         assert f"right calls, best_of_n - {ALONE}" in done.output
-        rows = [Row(**json.loads(line)) for line in out.read_text().splitlines()]
-        assert sorted(row.arm for row in rows) == ["best_of_n"] * 2 + [ALONE] * 2
-        searched = next(row for row in rows if row.arm == "best_of_n")
-        (alone,) = (row for row in rows if row.arm == ALONE and row.prompt == searched.prompt)
-        assert searched.settings["budget"] == 4
-        assert searched.forward_tokens > alone.forward_tokens
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert sorted(row["arm"] for row in rows) == ["best_of_n"] * 2 + [ALONE] * 2
+        searched = next(row for row in rows if row["arm"] == "best_of_n")
+        (alone,) = (row for row in rows if row["arm"] == ALONE and row["prompt"] == searched["prompt"])
+        assert searched["settings"]["budget"] == 4
+        assert searched["forward_tokens"] > alone["forward_tokens"]
         kept = out.read_text()
-        monkeypatch.setattr(command.Bench, "answer", lambda *args: pytest.fail("it is there already"))
+        monkeypatch.setattr(Bench, "answer", lambda *args: pytest.fail("it is there already"))
         again = CliRunner().invoke(app, arguments)
         assert again.output.splitlines()[-6:] == done.output.splitlines()[-6:]
         assert out.read_text() == kept

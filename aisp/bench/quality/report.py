@@ -21,6 +21,7 @@ from aisp.bench.quality.answers import (
 from aisp.bench.quality.runs import Quality
 from aisp.bench.quality.statistics import Difference, paired, resampled
 from aisp.errors import ConfigurationError
+from aisp.plot import new_figure, save_figure
 from aisp.records import FloatArray
 
 _NO_ANSWER = -1e300  # below any goal, where every response so far was vetoed
@@ -40,9 +41,9 @@ class Report:
     """
 
     baseline: str
-    answers: dict[str, Answers]
-    spread: FloatArray
-    beside: dict[str, Answers] = field(default_factory=dict)
+    answers: dict[str, Answers] = field(repr=False)
+    spread: FloatArray = field(repr=False)
+    beside: dict[str, Answers] = field(default_factory=dict, repr=False)
     held_out: tuple[str, ...] = field(default=())
     left_out: int = 0
 
@@ -174,10 +175,8 @@ class Report:
 
     def plot(self, path: Path) -> None:
         """Draw mean reward against responses and against forward tokens, and the paired differences."""
-        from aisp.plot import new_figure
-
         figure = new_figure(12, 4.2)
-        from matplotlib.ticker import NullFormatter
+        from matplotlib.ticker import NullFormatter  # optional, and there when the figure is
 
         curves, compute, gaps = figure.subplots(1, 3)
         for name, answers in self.answers.items():
@@ -201,7 +200,7 @@ class Report:
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=min(3, len(self.answers)), frameon=False)
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
 
 
 def report(quality: Quality, baseline: str) -> Report:

@@ -8,7 +8,6 @@ search  what a strategy found for a prompt and a seed, response by response
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -66,7 +65,6 @@ class Quality:
     seeds: Sequence[int] = (1,)
     pool_seed: int = 0
     concurrency: int = 8
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tasks(self) -> list[Callable[[], None]]:
         """Return what is still to be done, pools first."""
@@ -136,11 +134,7 @@ class Quality:
     def _missing(self, tasks: Iterator[tuple[str, Callable[[], Row]]]) -> Iterator[Callable[[], None]]:
         for key, make in tasks:
             if key not in self.results.done:
-                yield lambda key=key, make=make: self._write(key, make())  # type: ignore[misc]
-
-    def _write(self, key: str, row: Row) -> None:
-        with self._lock:
-            self.results.write(key, row)
+                yield lambda key=key, make=make: self.results.write(key, make())  # type: ignore[misc]
 
     def _pools(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         for plain in self.plain:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
+from aisp.bench.reward.measures import Correlation
+from aisp.bench.reward.result import Complaint, RewardCheck
 from aisp.rewards.findings import VETOED_FRACTION
-
-if TYPE_CHECKING:
-    from aisp.bench.reward.check import RewardCheck
-    from aisp.bench.reward.measures import Correlation
-
-Kind = Literal[
-    "failed", "out_of_range", "vetoed", "samples", "constant", "saturated", "sparse", "ties", "prompts", "length",
-    "contradiction", "redundant", "idle", "order", "batch", "cost",
-]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +45,6 @@ class Thresholds:
     noise: float = 0.01
     seconds: float = 1.0
     standard_errors: float = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complaint:
-    """One thing that is wrong.
-
-    Args:
-        kind: What, in a word.
-        text: In plain words, with the figure.
-    """
-
-    kind: Kind
-    text: str
 
 
 def complaints(check: RewardCheck, at: Thresholds) -> tuple[Complaint, ...]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from aisp.bench.quality.statistics import chosen_probabilities
-from aisp.plot import new_figure
-
-if TYPE_CHECKING:
-    from aisp.bench.reward.check import RewardCheck
+from aisp.bench.reward.result import RewardCheck
+from aisp.plot import new_figure, save_figure
 
 _DOT, _LINE, _WRONG = "#3b6ea5", "#c8553d", "#9b2915"
 _SHOWN_PARTS = 8
@@ -48,7 +46,7 @@ def draw_check(check: RewardCheck, path: str | Path) -> None:
     figure.suptitle(head, x=0.01, ha="left", fontsize=13, fontweight="bold")
     text = "\n".join(said) if said else "• nothing to complain of"
     figure.supxlabel(text, x=0.01, ha="left", fontsize=10, color=_WRONG if said else "#2d6a4f")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _rows(check: RewardCheck) -> list[tuple[int, int, float]]:

@@ -39,12 +39,16 @@ def quality(tiny, tmp_path):
             "budget": 12,
             "max_tokens": 8,
             "seeds": (1, 2),
-            "results": ResultFile(tmp_path / "rows.jsonl"),
             "concurrency": 3,
         }
-        return Quality(**{**options, **changes})
+        results = changes.pop("results", None) or ResultFile(tmp_path / "rows.jsonl", "bench quality")
+        opened.append(results)
+        return Quality(**{**options, **changes, "results": results})
 
-    return build
+    opened = []
+    yield build
+    for results in opened:
+        results.close()
 
 
 @pytest.fixture
@@ -84,10 +88,12 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(quality, tmp_path)
     done = []
     first.run(lambda: done.append(1))
     assert len(done) == 2 * 3 + 3
-    second = quality(results=ResultFile(tmp_path / "rows.jsonl"))
+    first.results.close()
+    second = quality()
     assert len(second.tasks()) == 3, "only the new seed's searches"
     second.run(lambda: None)
-    again = quality(results=ResultFile(tmp_path / "rows.jsonl"))
+    second.results.close()
+    again = quality()
     assert again.tasks() == []
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert (kinds.count("pool"), kinds.count("search"), kinds.count("scores")) == (6, 6, 2 * 3 * 2)
@@ -248,12 +254,12 @@ def test_screening_draws_what_neither_pools_nor_searches_do(quality):
     ("options", "told"),
     [
         ({"strategies": ["soft_best_of_n"]}, "give it as --rule soft_best_of_n"),
-        ({"rules": ["tilted_restart"]}, "give it as --strategy tilted_restart"),
+        ({"rules": ["tilted_restart"]}, "give a strategy as --strategy tilted_restart"),
         ({"strategies": ["best_of_n:target_reward=0"]}, "sets target_reward"),
         ({"strategies": ["best_of_n:seed=3"]}, "sets seed"),
         ({"strategies": ["best_of_n:size=3"]}, "--strategy best_of_n:size=3"),
         ({"plain": ["temp=0.8"]}, "expected temperature, top_p or top_k"),
-        ({"strategies": ["aisp:preset=paper"]}, 'name="word"'),
+        ({"strategies": ["aisp:preset"]}, "expected NAME=VALUE"),
     ],
 )
 def test_words_that_the_benchmark_can_not_take_are_refused(command, options, told):

@@ -7,8 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from aisp.bench.streaming import ONE, WHOLE, difference
 from aisp.cli.app import app
-from aisp.cli.bench_streaming import ONE, WHOLE, difference
 
 
 def row(arm, prompt, reward, seed=0):
