@@ -3,7 +3,7 @@
 #   make demo        fetch the embedded model and show what steering does
 #   make test        the tests that every change has to pass, with the coverage of the packages
 #   make test-full   every test, the slow ones included
-#   make lint        format, lint and types, as they are checked on every change
+#   make lint        format, lint, types and the direction of imports, as they are checked on every change
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -37,6 +37,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .
