@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from aisp.engines.bounds import check_source
 from aisp.engines.closing import Closer, Ways
@@ -141,13 +140,13 @@ class Matcher:
         """Whether nothing but the end can follow."""
         return bool(self._state.is_stopped())
 
-    def mask(self, vocab_size: int) -> Tensor:
+    def mask(self, vocab_size: int) -> NDArray[np.bool_]:
         """Return which tokens may come next, bool, shape (vocab_size,)."""
         bits = np.frombuffer(self._state.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[:vocab_size].astype(bool)
         if not allowed.any():  # an error inside llguidance, or nothing can follow
             allowed[[token for token in self._vocabulary.eos_token_ids if token < vocab_size]] = True
-        return torch.from_numpy(allowed)
+        return allowed
 
     def hold(self, token: int, remaining: int) -> int:
         """Return the token to take: the drawn one, or where the end would be too far behind it, one that leads there.
@@ -206,7 +205,7 @@ def compile_grammar(tokenizer: Any, source: str, eos_token_ids: Sequence[int]) -
         >>> from aisp.testing import tiny_tokenizer
         >>> tokenizer = tiny_tokenizer()
         >>> grammar = compile_grammar(tokenizer, 'start: "yes" | "no"', [tokenizer.eos_token_id])
-        >>> allowed = grammar.matcher().mask(len(tokenizer)).nonzero()[:, 0].tolist()
+        >>> allowed = grammar.matcher().mask(len(tokenizer)).nonzero()[0].tolist()
         >>> sorted(tokenizer.convert_ids_to_tokens(allowed))
         ['n', 'y']
     """

@@ -78,7 +78,7 @@ def test_rows_without_a_grammar_draw_what_they_draw_alone(engine):
 
 def test_a_grammar_of_any_text_allows_any_text_and_no_control_token(tiny):
     matcher = compile_grammar(tiny.tokenizer, r"start: /(.|\n)*/", tiny.eos_token_ids).matcher()
-    allowed = set(matcher.mask(len(tiny.tokenizer)).nonzero()[:, 0].tolist())
+    allowed = set(matcher.mask(len(tiny.tokenizer)).nonzero()[0].tolist())
     texts = {token: tiny.tokenizer.decode([token]) for token in range(len(tiny.tokenizer))}
     plain = {token for token, text in texts.items() if text.isascii() and token not in tiny.tokenizer.all_special_ids}
     assert plain <= allowed

@@ -176,7 +176,7 @@ def _mask(sequence: Sequence, vocab_size: int) -> Tensor:
     if sequence.matcher is None:
         return torch.ones(vocab_size, dtype=torch.bool)
     try:
-        return sequence.matcher.mask(vocab_size)
+        return torch.from_numpy(sequence.matcher.mask(vocab_size))
     except Exception as error:
         raise sequence_error(sequence, error) from error
 
