@@ -71,6 +71,7 @@ def main():
     # In words it is "module:Class", with options behind it, as on the command line:
     #   aisp bench quality --strategy 14_your_own_strategy:HalfKept:share=0.75 --strategy tilted_restart ...
     # Every strategy answers the same prompts with the same budget, and best-of-n chooses from plain samples of them.
+    # Two prompts show how it is done; take dozens, and a larger budget, before you believe the table.
     from aisp.cli.app import app
 
     here = Path(__file__)

@@ -1,5 +1,4 @@
-"""Adaptive importance sampling on pre-logit space (AISP, arXiv 2510.26219): an open-loop mean, moved towards high
-reward.
+"""Adaptive importance sampling in pre-logit space (AISP, arXiv 2510.26219): move an open-loop mean to high reward.
 
     y_t = argmax W(z_t + v_t),  v_t ~ N(u_t, sigma^2 I)  for t < horizon
     w_i = softmax_i(r_i/lambda - ((1 - alpha)/sigma^2) sum_t u_t . v_t^i)
@@ -8,9 +7,9 @@ reward.
 Since v^i = u + sigma eps^i and the weights sum to 1, the new mean is the old one plus sigma sum_i w_i eps^i: weighted
 seeds (`mean_of_noise`), so the state stays small and no array is ever sent or stored.
 
-Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and a
-position past a response's end takes no part in the update. There the weights of the rows that are still alive are
-normalised anew, and where no row lives the mean stays as it was.
+Two departures from the paper, both absent from `preset="paper"`: sigma and lambda are found rather than set, and the
+positions past a response's end take no part in the update. At each position, the weights of the rows that reach it are
+normalised again; where no row does, the mean stays as it was.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from aisp.strategies.weights import effective_sample_size, log_weights, normalis
 
 Auto = Literal["auto"]
 
-# A weight below this share of the rows' moves the mean by less than float32 resolves.
+# A row with less than this share of the weight moves the mean by less than float32 resolves.
 _NEGLIGIBLE = 1e-8
 
 
@@ -46,7 +45,7 @@ class AISPState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AISP:
-    """The paper's algorithm, with what it leaves to be set found by itself.
+    """The paper's algorithm, which finds sigma and lambda by itself unless they are given.
 
     Args:
         scale: sigma, in units of pre-logits. "auto" spends the first response of the budget on a greedy one and takes
@@ -167,13 +166,13 @@ def mean_of_noise(
     """Return sigma sum_i w_i eps_t^i / sum_i w_i, both sums over the rows that are alive at t; 0 where none is.
 
     Args:
-        seeds: Of the noise of each row.
+        seeds: The seed of each row's noise.
         weights: w_i, shape (rows,), >= 0.
         ends: Row i is alive at positions t < ends[i].
         scale: sigma, in units of pre-logits.
 
     Returns:
-        A term for each row whose weight counts anywhere.
+        One term for each row whose weight counts at some position.
     """
     stops = sorted(set(ends))
     alive = {stop: sum(w for w, end in zip(weights, ends, strict=True) if end >= stop) for stop in stops}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import aisp
 from aisp.bench.rivals import MISVO, Blockwise, Pessimism, QAlign, SoftBestOfN
 from aisp.noise import gaussians, row_seed
 from aisp.records import GREEDY, NO_TOKENS, Proposal, Sampling
@@ -84,6 +87,15 @@ class TestSoftBestOfN(StrategyContract):
 class TestPessimism(StrategyContract):
     strategy, engine = Pessimism(), ToyEngine()
     others = (Pessimism(target_ess_fraction=0.5),)
+
+
+class TestTheRecipes(StrategyContract):
+    engine = ToyEngine(Toy(ends=True))
+
+    @pytest.fixture(autouse=True)
+    def _import_the_recipe(self, monkeypatch):
+        monkeypatch.syspath_prepend(Path(aisp.__file__).parents[1] / "cookbook")
+        self.strategy = import_module("14_your_own_strategy").HalfKept()
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
-"""How much better than the best so far a response may become that begins like an earlier one.
+"""Expected improvement of a response that goes on from an earlier one's prefix.
 
-What is to be expected of a response moves with each of its tokens, and two that begin alike have moved together until
-they part. So rewards are modelled as a Gaussian process on the prefix tree, a Brownian motion along each of its
-branches that has covered a variance of k^(1/4), in units of what a whole response covers, after k tokens: what comes
-first decides most. Its law given all rewards so far is exact in one pass up the tree and one down (Gaussian belief
-propagation), and has for each prefix the mean and the variance of a response that goes on from there. Their expected
-improvement E[max(r - best, 0)] (Mockus 1975; Jones, Schonlau and Welch 1998) is high behind prefixes of good responses,
-and behind those that little is known of; it falls as tries behind a prefix fail.
+The expected reward of a response moves with each of its tokens, and two responses that begin alike move together until
+they part. So rewards are modelled as a Gaussian process on the prefix tree: a Brownian motion along each branch, which
+has covered a variance of k^(1/4) after k tokens, in units of what a whole response covers, since first tokens decide
+most. Given all rewards so far, its law is exact after one pass up the tree and one down (Gaussian belief propagation),
+and yields for each prefix the mean and the variance of a response that goes on from there. The expected improvement
+E[max(r - best, 0)] (Mockus 1975; Jones, Schonlau and Welch 1998) is high behind prefixes of good responses and behind
+prefixes that little is known of. It falls as tries behind a prefix fail.
 
-Rewards enter by their ranks, as normal scores, so that neither scale nor outliers count. The best to be improved on is
-that of n responses that differ: what beats n that are tied is as rare as what beats the best of n.
+Rewards enter by their ranks, as normal scores, so that neither scale nor outliers count. The best to improve on is the
+expected best of n distinct rewards: to beat n tied responses is as rare as to beat the best of n.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from scipy.stats import norm, rankdata
 
 from aisp.records import FloatArray
 
-# Variances, of normal scores: of their mean, of what the tokens of a response decide, and of what is left. The second
-# is twice to four times what is likeliest of searches' rewards: the best of them are further out than the normal law's.
+# Variances of normal scores: of their mean, of the part that tokens decide, and of the rest. The second is two to
+# four times its maximum-likelihood value on rewards of searches, whose best lie further out than a normal law's.
 _OF_MEAN, _OF_TOKENS, _OF_REST = 1.0, 4.0, 0.05
-# Over three rewards, restarts that are weighed by what was expected of them improved by 1.3 times their mean; by 1.2
-# with 0.6 here, and by 1.2 where tokens count by their entropy.
+# Measured over three rewards: weighing restarts by the expected improvement raises the mean improvement 1.3 times; an
+# exponent of 0.6 raises it 1.2 times, and so does counting tokens by their entropy.
 _EXPONENT = 0.25
 
 
 def expected_improvement(
     parents: list[int], depths: list[int], ends: list[int], rewards: Sequence[float]
 ) -> FloatArray:
-    """Return what a response is expected to be better by than the best, for each prefix that it may leave the tree at.
+    """Return the expected improvement on the best response, for each prefix at which a new one may leave the tree.
 
     Args:
-        parents: The node before each node, shape (nodes,); the root comes first, and every other node after its own.
-        depths: How many tokens lead to each node, shape (nodes,).
+        parents: The node before each node, shape (nodes,). The root comes first, and every node after its parent.
+        depths: Number of tokens that lead to each node, shape (nodes,).
         ends: The nodes at which known responses end, at least one.
-        rewards: Of each of these, finite.
+        rewards: The finite reward of each of these responses.
 
     Returns:
         Shape (nodes,), >= 0, in units of normal scores.
@@ -65,7 +65,7 @@ def _posterior(
         ends: Nodes with a value.
         values: That of each.
     """
-    # What a node's own branches tell of it: precision, and precision times mean.
+    # Messages up the tree: what a node's branches tell of it, as precision and precision times mean.
     precision, weighted = [0.0] * len(parents), [0.0] * len(parents)
     for node, value in zip(ends, values, strict=True):
         precision[node] += 1.0 / _OF_REST
@@ -74,7 +74,7 @@ def _posterior(
         passed = 1.0 / (1.0 + steps[node] * precision[node])
         precision[parents[node]] += passed * precision[node]
         weighted[parents[node]] += passed * weighted[node]
-    # What all else tells of it is what its parent knows, without what it had from this branch.
+    # Messages down the tree: what the rest tells of a node is its parent's law without this branch's message.
     variances = [1.0 / (1.0 / _OF_MEAN + precision[0])] * len(parents)
     means = [variances[0] * weighted[0]] * len(parents)
     for node in range(1, len(parents)):

@@ -1,9 +1,9 @@
 """A linear model of a reward in pre-logit space.
 
-A response counts as its bag b = sum_t W[y_t] (`Rollout.measured`), and the reward as a + slope . b. That model
-has a closed form for what importance sampling is after: exp(reward/lambda) then splits into one factor a token,
-exp(slope . W[y_t]/lambda), which is the softmax of W(z_t + slope/lambda). The mean of the pre-logit perturbation that
-the paper estimates position by position from weighted noise is one vector here, the same behind every prefix.
+A response is represented by its bag b = sum_t W[y_t] (`Rollout.measured`), and its reward is modelled as a + slope . b.
+For this model the tilted distribution has a closed form: exp(reward/lambda) splits into one factor a token,
+exp(slope . W[y_t]/lambda), which is the softmax of W(z_t + slope/lambda). The paper estimates the mean of the pre-logit
+perturbation position by position from weighted noise; here it is one vector, the same behind every prefix.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import numpy as np
 
 from aisp.records import FloatArray
 
-# Penalties that are tried, as shares of the largest eigenvalue of the bags' Gram matrix.
+# Penalties to try, as shares of the largest eigenvalue of the bags' Gram matrix: from nearly an interpolation of all
+# bags to nearly a constant, four a decade.
 _PENALTIES = np.logspace(-4, 1, 21)
+# With three responses, leave-one-out fits a line to two, and its error says nothing.
 _FEWEST = 4
 
 
@@ -52,7 +54,7 @@ def fit_linear(bags: FloatArray, rewards: FloatArray) -> LinearReward | None:
         rewards: Shape (n,), finite.
 
     Returns:
-        None where there is nothing to learn from: fewer than four responses, or all rewards (or bags) equal.
+        None if there is nothing to learn from: fewer than four responses, or all rewards (or bags) equal.
     """
     n = len(rewards)
     if n < _FEWEST or np.ptp(rewards) == 0:

@@ -1,24 +1,25 @@
-"""Adaptive importance sampling conditioned on the prefix: restart from good responses, tilted by what made them good.
+"""Adaptive importance sampling conditioned on the prefix: restart from good responses, tilted towards the reward.
 
 The target is q*(y) proportional to p(y) exp(r(y)/lambda). The paper's proposal is open-loop: a mean found behind one
-prefix is applied behind another. Here a round is drawn from what both halves of the evidence say:
+prefix is applied behind another. Here a round is drawn from both kinds of evidence:
 
-    parent  y_j, of all responses so far, which weighs w_j proportional to exp(r_j/lambda) (ESS = `parents`)
-    cut     c, drawn with it: in proportion to that weight, to the entropy of the parent's token at c, and to what is
-            expected to be gained behind y_j[:c] (`tilted_restart.improvement`); y_j[:c] is kept, and costs nothing
-    suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, y_c none of the tokens that were tried there, with
+    parent  y_j, one of all responses so far, with weight w_j proportional to exp(r_j/lambda) (ESS = `parents`)
+    cut     c, drawn together with it, in proportion to that weight, to the entropy of the parent's token at c, and to
+            the improvement expected behind y_j[:c] (`tilted_restart.improvement`); y_j[:c] is kept, at no cost
+    suffix  y_t ~ softmax(W(z_t + u)/T) for t >= c, where y_c is none of the tokens that were tried there, with
             u = slope/lambda' of the linear reward (`tilted_restart.linear`)
 
-The first parents are plain samples, drawn as best-of-n's are: hotter than restarts, so that they differ.
+The first parents are plain samples, drawn as best-of-n draws them: hotter than restarts, so that they differ.
 
-Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best tell
-nothing apart, so a share of the round is then drawn anew: as plain samples, but none that was drawn before, and rather
-where little was tried. Where all are tied it is the whole round: until something is found, the search
-is best-of-n without replacement, which turns to other beginnings. The tilt carries what is known of tokens whatever
-their prefix. Its strength is `tilt_nats` of KL a response, and no more than its parents' entropy (to be led away from
-what a model has by heart makes it stutter), times the share of the reward's variance that the linear model predicts out
-of sample: a reward that isn't linear in tokens is left to the restarts. What the tilt really costs is measured in every
-round, and the next one is corrected by it.
+Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best can't
+tell parents apart, so a share of the round then starts fresh: like plain samples, but never one that was drawn before,
+and preferably where little was tried. If all rewards tie, the whole round starts fresh. Until something is found the
+search is best-of-n without replacement.
+
+The tilt carries what is known of tokens, whatever their prefix. Its strength is `tilt_nats` of KL a response, at most
+the parents' entropy (a model that is led away from what it knows by heart stutters), times the share of the reward's
+variance that the linear model predicts out of sample. A reward that is not linear in tokens is left to the restarts.
+The true cost of the tilt is measured in every round and corrects the next one.
 """
 
 from __future__ import annotations
@@ -40,26 +41,30 @@ from aisp.strategies.tilted_restart.linear import fit_linear
 from aisp.strategies.tilted_restart.restarts import Restarts, Start, restarts_from
 from aisp.strategies.weights import effective_sample_size, solve_reward_temperature
 
-# What a tilt costs over what the spread of the fitted rewards lets expect. Below 1, since much of that spread is
-# between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first guess errs on the gentle side.
-_FIRST_RATIO, _LEAST_RATIO, _GREATEST_RATIO = 0.2, 0.01, 20.0
-# Plain samples that are drawn before the first restart at most.
-_PLAIN = 16
-# A round of restarts is half as large as what is known already, for each to rest on news; no smaller than this. The
-# smaller rounds are, the more is known of where to restart from; the larger, the more of them a step decodes.
-_LEAST_ROUND = 8
+# Ratio of a tilt's measured KL to the KL that the spread of the fitted rewards predicts. It is below 1, since much of
+# that spread lies between prefixes and not at a token's draw: 0.03 to 0.1 on SmolLM2-135M, so the first tilt is gentle.
+_FIRST_RATIO = 0.2
+# The correction's bounds: beyond both, by a factor of three and more, of any ratio that was measured. They keep one odd
+# round, of a few short suffixes, from silencing the tilt or from letting it loose.
+_LEAST_RATIO, _GREATEST_RATIO = 0.01, 20.0
+# Most plain samples before the first restart, and their share of a small budget. A linear fit and a choice of parents
+# need a few; every further one is spent at best-of-n's pace.
+_PLAIN, _PLAIN_SHARE = 16, 4
+# A round of restarts is half as large as the number of responses known, so that each rests on news, and no smaller than
+# the least. Small rounds know more of where to restart from; large ones decode more rows a step.
+_LEAST_ROUND, _KNOWN_PER_ROUND = 8, 2
 # A round in which more than this share starts fresh is drawn as plain samples are: hotter, and without a tilt, which
 # would be fitted to rewards that are mostly tied.
 _MOSTLY_FRESH = 0.5
-# Half of what the square root of the largest float64 has.
+# Rewards beyond 2^256 either way are scaled before they are squared: float64 ends at 2^1024.
 _LARGE_EXPONENT = 256
-# Colder than the plain samples: restarts see to it that responses differ.
+# Restarts make responses differ, so that their tokens can be colder than those of plain samples.
 _SAMPLING = Sampling(temperature=0.6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A response of the population, with its reward."""
+    """A response with its reward."""
 
     rollout: Rollout
     reward: float
@@ -72,11 +77,11 @@ class TiltedRestartState:
     Args:
         tilt_nats: Upper limit of the tilt, in nats: the strategy's own, held to the request's `kl_budget`.
         population: Responses that have a reward.
-        drawn: All that were drawn.
-        restarts: What the next round keeps; None where it is to begin from nothing.
-        shift: u, float32 of shape (1, dim); None for none.
-        expected_nats: What the shift should cost per token.
-        kl_ratio: What tilts have cost, over what was expected.
+        drawn: Every response that was drawn.
+        restarts: How the next round's responses start; None if they are written from the beginning.
+        shift: u, float32 of shape (1, dim); None for no tilt.
+        expected_nats: Predicted cost of the shift, in nats a token.
+        kl_ratio: Ratio of the measured cost of tilts to the predicted one.
     """
 
     context: SearchContext
@@ -95,12 +100,13 @@ class TiltedRestart:
     """Restart from prefixes of good responses, with the tokens tilted towards the reward.
 
     Args:
-        sampling: How a restart's tokens are taken; temperature 0 would draw the same suffix again and again.
-        plain: How those of the plain samples before the first restart are; with top_p or top_k as those of restarts,
-            which would otherwise leave out what was drawn.
-        parents: Effective number of responses that are restarted from (the ESS that lambda is solved for), at least 1.
-        tilt_nats: KL divergence of the tilt from the base model, in nats a response, for a reward that is all linear
-            and responses of at least that entropy. 0 leaves the tilt out.
+        sampling: How a restart's tokens are taken. Temperature 0 would draw the same suffix again and again.
+        plain: How the tokens of plain samples are taken. With top_p or top_k it must equal `sampling`, which would
+            otherwise give some of the samples no probability.
+        parents: Effective number of responses to restart from (the ESS that lambda is solved for), at least 1.
+            Towards 1, only the best response; large values ignore the rewards.
+        tilt_nats: KL divergence of the tilt from the base model, in nats a response, for an entirely linear reward and
+            responses of at least that entropy. 0 leaves the tilt out.
 
     Raises:
         ConfigurationError: A value outside its range.
@@ -143,7 +149,7 @@ class TiltedRestart:
         root = state.context.root_seed
         rng = np.random.default_rng([root, state.round_index])
         restarts = None if draws_plainly(len(state.population), state.context.budget) else state.restarts
-        size = _plain_samples(state.context.budget) if restarts is None else len(state.drawn) // 2
+        size = _plain_samples(state.context.budget) if restarts is None else len(state.drawn) // _KNOWN_PER_ROUND
         n = min(n, max(_LEAST_ROUND, size))
         starts = [Start()] * n if restarts is None else restarts.draw(n, rng)
         # All rows of a round are drawn by one law, since an estimate averages over them.
@@ -194,7 +200,7 @@ class TiltedRestart:
     def _corrected(
         self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
     ) -> TiltedRestartState:
-        """Compare what the last tilt cost with what it should have."""
+        """Correct the ratio by the last tilt's measured and predicted cost."""
         if state.expected_nats == 0 or all(proposal.shift is None for proposal in proposals):
             return state
         pairs = zip(proposals, rollouts, strict=True)
@@ -205,7 +211,7 @@ class TiltedRestart:
         return replace(state, kl_ratio=min(max(ratio, _LEAST_RATIO), _GREATEST_RATIO))
 
     def _tilted(self, state: TiltedRestartState, restarts: Restarts | None) -> TiltedRestartState:
-        """Fit the linear reward to the whole population, and tilt by as much as it deserves."""
+        """Fit the linear reward to the whole population, and tilt as far as it predicts."""
         known = [member for member in state.population if "bag" in member.rollout.measured]
         bags = np.array([member.rollout.measured["bag"] for member in known])
         linear = fit_linear(bags, _of_moderate_size(np.array([m.reward for m in known]))) if known else None
@@ -225,10 +231,10 @@ def _of_moderate_size(rewards: FloatArray) -> FloatArray:
 
 
 def draws_plainly(population: int, budget: int) -> bool:
-    """Return whether the next round has plain samples, so many usable responses being there of a budget."""
+    """Return whether the next round draws plain samples, given the number of usable responses so far."""
     return population < _plain_samples(budget)
 
 
 def _plain_samples(budget: int) -> int:
-    """Return how many plain samples come before the first restart: a quarter of a small budget."""
-    return max(1, min(_PLAIN, budget // 4))
+    """Return the number of plain samples before the first restart."""
+    return max(1, min(_PLAIN, budget // _PLAIN_SHARE))
