@@ -1,8 +1,23 @@
-"""What tests need: a tiny language model made from a seed, and the contract that a reward of your own must keep."""
+"""What tests need: tiny models made from a seed, fakes, a toy language, and the contracts that your own must keep."""
 
 from __future__ import annotations
 
 from aisp.testing.contract import RewardContract
+from aisp.testing.engine_contract import EngineContract
+from aisp.testing.fakes import FakeClock, FakeEngine
 from aisp.testing.tiny import CHATML_TEMPLATE, tiny_loaded_model, tiny_model, tiny_tokenizer
+from aisp.testing.toy import Toy, ToyEngine, ToyReward
 
-__all__ = ["CHATML_TEMPLATE", "RewardContract", "tiny_loaded_model", "tiny_model", "tiny_tokenizer"]
+__all__ = [
+    "CHATML_TEMPLATE",
+    "EngineContract",
+    "FakeClock",
+    "FakeEngine",
+    "RewardContract",
+    "Toy",
+    "ToyEngine",
+    "ToyReward",
+    "tiny_loaded_model",
+    "tiny_model",
+    "tiny_tokenizer",
+]
