@@ -147,7 +147,7 @@ class Search:
                 if stopped_by is not None:
                     chosen = self._choose()
                 if round_ is not None:
-                    yield from self._record(round_, chosen)
+                    yield from self._tell(round_, chosen)
             if chosen is None or not chosen.rollout.paused or stopped_by in ("deadline", "cancelled"):
                 break
             state.commit(self._next_block(state.block, chosen.rollout), chosen)
@@ -199,7 +199,7 @@ class Search:
         if not responses:
             return None
         state.keep_best(responses, blocks=self._with.commit_tokens is not None)
-        return Round(
+        round_ = Round(
             index=len(state.rounds),
             responses=tuple(responses),
             best=state.best,
@@ -209,6 +209,8 @@ class Search:
             block=state.block.index,
             start=state.block.start,
         )
+        state.rounds.append(round_)
+        return round_
 
     def _score(self, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], rows: Sequence[int]) -> list[Response]:
         candidates = [self._with.parse(self._request, rollouts[row]) for row in rows]
@@ -255,14 +257,13 @@ class Search:
             return score
         return replace(score, vetoed=True, comment="takes back text that was committed")
 
-    def _record(self, round_: Round, chosen: Response | None) -> Iterator[Event]:
-        """Put a round into the trace, with the text that is settled by it where it was its block's last."""
+    def _tell(self, round_: Round, chosen: Response | None) -> Iterator[Event]:
+        """Yield what a round found, with the text that is settled by it where it was its block's last."""
         state = self._state
         if chosen is not None and self._with.commit_tokens is not None:
             text = self._with.settle(self._request, chosen.rollout) if chosen.rollout.paused else chosen.text
-            round_ = replace(round_, committed=text[len(state.text) :])
+            state.rounds[-1] = round_ = replace(round_, committed=text[len(state.text) :])
             state.text += round_.committed
-        state.rounds.append(round_)
         yield from map(ResponseScored, round_.responses)
         yield SearchStep(round_)
         if round_.committed:

@@ -11,7 +11,7 @@ import torch
 
 from aisp.engines.base import Engine, Flight
 from aisp.engines.grammar import compile_grammar
-from aisp.engines.offers import ALL_CAPABILITIES, check_offered
+from aisp.engines.proposals import ALL_CAPABILITIES, check_offered, check_proposal
 from aisp.engines.transformers.batch import Parts
 from aisp.engines.transformers.cuda_graphs import GraphBackend
 from aisp.engines.transformers.decoder import Decoder
@@ -20,7 +20,6 @@ from aisp.engines.transformers.head import Head
 from aisp.engines.transformers.memory import free_bytes
 from aisp.engines.transformers.perturbation import Perturber
 from aisp.engines.transformers.prefix_cache import PrefixCache
-from aisp.engines.transformers.proposals import check_proposal
 from aisp.engines.transformers.scheduler import Scheduler
 from aisp.engines.transformers.sequence import CachedPrefix, RolloutCall, Sequence
 from aisp.engines.transformers.shutdown import end_at_exit
@@ -231,7 +230,7 @@ class TransformersEngine(Engine):
         check_offered(self, proposals)
         head = self._parts.head
         for proposal in proposals:
-            check_proposal(proposal, call.limits.max_tokens, head.dim, self._parts.decoder.vocab_size)
+            check_proposal(proposal, call.limits.max_tokens, self._parts.decoder.vocab_size, head.dim)
         grammars = {}
         for source in dict.fromkeys(proposal.grammar for proposal in proposals):
             if source is not None:

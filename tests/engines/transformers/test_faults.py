@@ -147,10 +147,10 @@ def test_a_fault_that_comes_once_costs_nobody_or_one_flight(narrow, expected, ow
             tokens.append(all_of(flight))
         except (EngineError, RuntimeError) as error:
             errors.append(error)
-            assert "broken" in str(error)
             assert flight.pending == 0
     monkeypatch.undo()
     assert len(errors) <= ((owner, name) not in SHARED)
+    assert all("broken" in str(error) for error in errors)
     assert len(calls) >= when or name == "resize", "the step was not reached"
     assert expected in tokens or errors
     check_whole(engine, expected)
@@ -255,14 +255,16 @@ def test_a_temperature_that_leaves_float32_is_refused(temperature):
 )
 def test_extreme_numbers_are_drawn_from_or_fail_alone(engine, expected, extreme):
     bystander = engine.start(engine.prefill(OTHER), BYSTANDERS, LIMITS)
+    outcome = []
     try:
-        [rollout] = engine.rollout(engine.prefill(PROMPT), [extreme], LIMITS)
+        outcome += engine.rollout(engine.prefill(PROMPT), [extreme], LIMITS)
     except EngineError as error:
-        assert "not finite" in str(error)
-    else:
-        assert np.isfinite(rollout.tokens.log_prob).all()
-        assert np.isfinite(rollout.tokens.kl_to_base).all()
-        assert np.isfinite(rollout.tokens.entropy).all()
+        outcome.append(str(error))
+    for one in outcome:
+        if isinstance(one, str):
+            assert "not finite" in one
+        else:
+            assert all(np.isfinite(getattr(one.tokens, name)).all() for name in ("log_prob", "kl_to_base", "entropy"))
     assert all_of(bystander) == expected
     check_whole(engine, expected)
 
