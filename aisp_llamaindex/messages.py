@@ -20,6 +20,7 @@ from llama_index.core.tools import BaseTool
 
 from aisp import forms
 from aisp.errors import ConfigurationError, PromptError
+from aisp.forms.schemas import inlined, read_schema
 from aisp.forms.templates import merged
 from aisp.search.trace import Alignment
 
@@ -101,13 +102,16 @@ def calls_of(message: ChatMessage) -> list[ToolCallBlock]:
 
 
 def _converted(message: ChatMessage) -> dict[str, Any]:
-    for block in message.blocks:
+    """Return a message as a mapping. What another provider's model said in blocks of its own is passed over."""
+    said = message.role in (MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole.MODEL)
+    for block in () if said else message.blocks:
         if not isinstance(block, (TextBlock, ThinkingBlock, ToolCallBlock)):
             raise PromptError(
                 f"a {message.role.value} message holds a block of type {block.block_type!r}, and this model reads "
                 "text; leave it out, or describe it in words"
             )
-    plain: dict[str, Any] = {"role": _ROLES[message.role], "content": message.content or ""}
+    content = "\n".join(filter(None, [message.content or "", _refusal(message)]))
+    plain: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value), "content": content}
     calls = [_call(block) for block in calls_of(message)] or _older_calls(message)
     if calls:
         plain["tool_calls"] = calls
@@ -125,9 +129,18 @@ def _call(block: ToolCallBlock) -> dict[str, Any]:
     }
 
 
+def _refusal(message: ChatMessage) -> str:
+    refusal = message.additional_kwargs.get("refusal")
+    return refusal if isinstance(refusal, str) and refusal not in (message.content or "") else ""
+
+
 def _older_calls(message: ChatMessage) -> list[dict[str, Any]]:
     """Return calls as LLMs of OpenAI's kind kept them before there were blocks."""
     calls = []
+    older = message.additional_kwargs.get("function_call")
+    if isinstance(older, Mapping) and not message.additional_kwargs.get("tool_calls"):
+        function = {**older, "arguments": mapping_of(older.get("arguments") or {})}
+        return [{"id": "call_0", "type": "function", "function": function}]
     for given in message.additional_kwargs.get("tool_calls") or ():
         call = given if isinstance(given, Mapping) else given.model_dump()
         function = {**call["function"], "arguments": mapping_of(call["function"]["arguments"])}
@@ -150,4 +163,10 @@ def _definition(tool: BaseTool | Mapping[str, Any]) -> Mapping[str, Any]:
         raise ConfigurationError(
             f"{tool!r} can't be made a tool; expected a tool of LlamaIndex, as FunctionTool.from_defaults(function)"
         )
-    return tool.metadata.to_openai_tool(skip_length_check=True)
+    definition = dict(tool.metadata.to_openai_tool(skip_length_check=True))
+    if tool.metadata.fn_schema is not None:
+        # Core's drops the root of a class that leads into itself.
+        schema = inlined(read_schema(tool.metadata.fn_schema).schema)
+        parameters = {key: value for key, value in schema.items() if key not in ("title", "description")}
+        definition["function"] = {**definition["function"], "parameters": parameters}
+    return definition

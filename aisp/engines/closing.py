@@ -21,7 +21,8 @@ import numpy as np
 
 _LONGEST = 4096
 _TRIED = 2_000  # states that are looked at for one way, before it counts as not found
-_TRIED_MIDWAY = 150  # while a response is being written: a look is taken every few tokens
+_TRIED_MIDWAY = 600  # while a response is being written: a look is taken every few tokens
+_TRIED_OFTEN = 20_000  # in all for one grammar midway, from where on a look may try little
 _A_KIND = 4  # tokens of a kind that are tried where a state allows more of them
 _REMEMBERED = 5_000
 _OFTEN = 64  # times that a way may come back to one state before it is searched for anew
@@ -69,6 +70,7 @@ class Ways:
         """The first token of a way from a state."""
         self.counting: OrderedDict[int, int] = OrderedDict()
         """A token that comes back to the same state, and may count."""
+        self.tried = 0
         self.hopeless: OrderedDict[int, int] = OrderedDict()
         """States from which no way was found."""
 
@@ -123,7 +125,7 @@ class Closer:
         here = state.deep_copy()
         taken: list[int] = []
         seen: dict[int, int] = {}
-        budget = _Budget(_TRIED_MIDWAY if midway else _TRIED)
+        budget = _Budget(_TRIED if not midway else _TRIED_MIDWAY if ways.tried < _TRIED_OFTEN else _TRIED_MIDWAY // 8)
         while len(taken) < _LONGEST:
             if _take_forced(here, taken):
                 return taken
@@ -135,7 +137,9 @@ class Closer:
             if token is None and seen[key] not in _ANEW:
                 token = ways.counting.get(key)
             if token is None or not allowed[token]:
+                before = budget.left
                 found = self._search(here, budget, ways)
+                ways.tried += (before - budget.left) * midway
                 if found is None:
                     if not midway:
                         ways.keep(ways.hopeless, key, 0)

@@ -164,7 +164,7 @@ class Matcher:
         after = self._state.deep_copy()
         if after.consume_token(token):
             path = self._grammar.path(after)
-            if path is None or len(path) < remaining:
+            if path is not None and len(path) < remaining:
                 return token
         if self._path is None:
             self._path = self._grammar.path(self._state)

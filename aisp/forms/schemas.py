@@ -64,6 +64,8 @@ class SchemaWriter(GenerateJsonSchema):
             if part.get("type") == "number":
                 number = {**part}
         if digits is None and places is None:
+            # Bounded, a number has no exponent, and so is never infinite.
+            number = {"minimum": -1e15, "maximum": 1e15, **number}
             return {"anyOf": [number] if limits else [number, {"type": "string", "pattern": text}]}
         return {"type": "string", "pattern": text} if not limits else number
 

@@ -1,0 +1,146 @@
+"""Structured answers as they come: partial objects, and at the end the complete one.
+
+    prompt --chat, held to the schema--> pieces of JSON --partial_objects--> objects with the fields so far, ..., the whole
+
+`AISPLLM` takes the streaming half of LlamaIndex's structured prediction from here: core's asks for a call without forcing
+one, so that an answer in words became an object of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.program.utils import create_flexible_model
+from llama_index.core.prompts import BasePromptTemplate
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from aisp.errors import AISPError
+from aisp.forms.cut import why_incomplete
+from aisp.forms.schemas import inlined, read_schema
+
+
+class StructuredOutputError(AISPError, ValueError):
+    """An answer that is not an object of its class: it was cut off, or breaks the class's own rules.
+
+    Attributes:
+        finish_reason: The answer's: "length" for max_tokens, "cancelled" for the deadline, else "stop".
+    """
+
+    def __init__(self, message: str, *, finish_reason: str | None) -> None:
+        super().__init__(message)
+        self.finish_reason = finish_reason
+
+
+class StructuredStreams(FunctionCallingLLM):
+    """The streaming half of structured prediction, over `stream_chat` and `astream_chat` of the class it is mixed into."""
+
+    def _structured_stream_call(  # type: ignore[override] # core names a narrower template
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[BaseModel, None, None]:
+        messages = self._extend_messages(prompt.format_messages(**prompt_args))
+        options = {**(llm_kwargs or {}), "response_format": response_format_of(output_cls)}
+        yield from partial_objects(self.stream_chat(messages, **options), output_cls)
+
+    async def _structured_astream_call(  # type: ignore[override] # likewise
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[BaseModel, None]:
+        messages = self._extend_messages(prompt.format_messages(**prompt_args))
+        options = {**(llm_kwargs or {}), "response_format": response_format_of(output_cls)}
+        return apartial_objects(await self.astream_chat(messages, **options), output_cls)
+
+
+def response_format_of(output_cls: type[BaseModel]) -> dict[str, Any]:
+    """Return the `response_format` that holds an answer to a class, and tells the model of it."""
+    read = read_schema(output_cls)
+    return {"type": "json_schema", "json_schema": {"name": read.name, "schema": inlined(read.schema)}}
+
+
+def partial_objects(pieces: Iterable[ChatResponse], output_cls: type[BaseModel]) -> Generator[BaseModel, None, None]:
+    """Yield an object for every piece that brings more of one, and at the end the complete object.
+
+    Args:
+        pieces: Of an answer in JSON, each with all text so far; the last one with `raw`.
+        output_cls: What the last object is. The others have its fields as far as they are known, None else.
+
+    Raises:
+        StructuredOutputError: The answer was cut off, or breaks the class's rules.
+    """
+    reader = _Reader(output_cls)
+    for piece in pieces:
+        found = reader.read(piece)
+        if found is not None:
+            yield found
+    yield reader.whole()
+
+
+async def apartial_objects(
+    pieces: AsyncIterable[ChatResponse], output_cls: type[BaseModel]
+) -> AsyncGenerator[BaseModel, None]:
+    """Yield what `partial_objects` does, of pieces that are awaited."""
+    reader = _Reader(output_cls)
+    async for piece in pieces:
+        found = reader.read(piece)
+        if found is not None:
+            yield found
+    yield reader.whole()
+
+
+def to_completion(piece: ChatResponse) -> CompletionResponse:
+    """Return a piece of a chat as one of a completion, with its delta, which core's conversion of whole answers drops."""
+    return CompletionResponse(
+        text=piece.message.content or "",
+        delta=piece.delta,
+        raw=piece.raw,
+        additional_kwargs={**piece.message.additional_kwargs, **piece.additional_kwargs},
+    )
+
+
+class _Reader:
+    """Reads JSON as it grows."""
+
+    def __init__(self, output_cls: type[BaseModel]) -> None:
+        self._class = output_cls
+        self._flexible = create_flexible_model(output_cls)
+        self._shown: Any = None
+        self._last: ChatResponse | None = None
+
+    def read(self, piece: ChatResponse) -> BaseModel | None:
+        """Return the object so far, if it is more than the last one."""
+        self._last = piece
+        try:
+            value = from_json(piece.message.content or "", allow_partial=True)
+            if not isinstance(value, dict) or not value or value == self._shown:
+                return None
+            self._shown = value
+            return self._flexible.model_validate(value)
+        except (ValueError, ValidationError):
+            return None
+
+    def whole(self) -> BaseModel:
+        raw = self._last.raw if self._last is not None else None
+        reason = raw.get("finish_reason") if isinstance(raw, Mapping) else None
+        text = (self._last.message.content or "") if self._last is not None else ""
+        try:
+            from_json(text)
+        except ValueError as error:
+            raise StructuredOutputError(
+                f"the answer isn't complete JSON ({error}): {why_incomplete(reason)}", finish_reason=reason
+            ) from None
+        try:
+            return self._class.model_validate_json(text)
+        except ValidationError as error:
+            raise StructuredOutputError(
+                f"the answer doesn't follow {self._class.__name__}: {error}", finish_reason=reason
+            ) from error
