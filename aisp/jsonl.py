@@ -116,7 +116,7 @@ class ResultFile:
     def _take(self, number: int, line: bytes) -> None:
         try:
             row = json.loads(line)
-            command, settings, key = row[MARK]["command"], row[MARK]["settings"], row["key"]
+            command, settings, key = row[MARK]["command"], dict(row[MARK]["settings"]), str(row["key"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _not_ours(self.path, number) from error
         if command != self._made_by["command"]:

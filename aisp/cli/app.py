@@ -23,15 +23,19 @@ _REWARD = {
     "list": Later("aisp.cli.reward_list:command", "List the rewards that --reward takes."),
     "check": Later("aisp.cli.reward:check_command", "Find out whether a reward gives a search something to climb."),
     "injections": Later(
-        "aisp.cli.reward:injections_command", "Measure how far answers can talk a judge into a verdict."
+        "aisp.cli.reward:injections_command", "Measure how far answers can talk a judge into a better verdict."
     ),
 }
 _BENCH = {
-    "speed": Later("aisp.cli.bench_speed:speed_command", "Compare the time of our decoding with that of generate."),
+    "speed": Later("aisp.cli.bench_speed:speed_command", "Compare the time of our decoding with that of `generate`."),
     "growth": Later(
-        "aisp.cli.bench_speed:growth_command", "Measure how time grows with responses, prompt tokens and requests."
+        "aisp.cli.bench_speed:growth_command",
+        "Measure how time grows with responses, prompt tokens and concurrent requests.",
     ),
-    "quality": Later("aisp.cli.bench_quality:command", "Compare strategies with best-of-n, paired by prompt and seed."),
+    "quality": Later(
+        "aisp.cli.bench_quality:command",
+        "Compare strategies with best-of-n, paired by prompt and seed, at every budget.",
+    ),
     "tools": Later("aisp.cli.bench_tools:command", "Count how often the right tool is called."),
     "streaming": Later(
         "aisp.cli.bench_streaming:command", "Compare searches that commit block after block with whole-response ones."

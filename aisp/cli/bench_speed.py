@@ -57,7 +57,10 @@ def speed(
     new_tokens: Annotated[int, typer.Option(help="Tokens of a response.")] = 64,
     out: FiguresOption = None,
 ) -> None:
-    """Compare the time of our decoding with that of `generate`, in turn, on the same model and the same work."""
+    """Compare the time of our decoding with that of `generate`.
+
+    They take turns, on the same model and the same work.
+    """
     _check_numbers(repetitions, new_tokens)
     check_figures(out, "bench speed")
     console, results = Console(), []

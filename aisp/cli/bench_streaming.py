@@ -63,9 +63,9 @@ def streaming(
     seeds: Annotated[int, typer.Option(help="Searches for each prompt and way of answering.")] = 1,
     limit: LimitOption = None,
 ) -> None:
-    """Compare searches that commit block after block with whole-response ones: time to the first text, and reward.
+    """Compare searches that commit block after block with whole-response ones.
 
-    The rewards must be able to score unfinished text.
+    Compared are the time to the first text, and the reward. The rewards must be able to score unfinished text.
     """
     scorer = parse_rewards(reward)
     if scorer is None or not commit_tokens or seeds < 1:

@@ -56,9 +56,9 @@ def tools(
         typer.Option(help="A JSON line for each answer; a killed run goes on there.", rich_help_panel=OUTPUT_PANEL),
     ] = None,
 ) -> None:
-    """Count how often the right tool is called: by the model alone, and by searches that a rule chooses for.
+    """Count how often the right tool is called.
 
-    The rule does not know the right answers. Searches in flight at once share a batch, and each one's seconds are
+    The model answers alone, and by searches for which a rule chooses that does not know the right answers. Searches in flight at once share a batch, and each one's seconds are
     counted in full.
     """
     run_tools(

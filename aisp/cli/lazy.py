@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aisp.cli.terminal import readable_errors
+from aisp.cli.terminal import plain_terminal, readable_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def lazy_group(commands: Mapping[str, Later]) -> type[TyperGroup]:
             return name, commands[str(name)].load() if name in commands else command, rest
 
         def invoke(self, ctx: Any) -> Any:
-            with readable_errors():
+            with plain_terminal(), readable_errors():
                 return super().invoke(ctx)
 
     return LazyGroup

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from aisp.errors import ConfigurationError
 from aisp.jsonl import MARK, check_place
-from aisp.plot import MADE_BY, SUFFIXES
+from aisp.plot import MADE_BY, SUFFIXES, new_figure
 from aisp.version import __version__
 
 
@@ -64,10 +63,7 @@ def check_picture(path: Path | None) -> None:
     if path.suffix.lower() not in SUFFIXES:
         got = f"the suffix {path.suffix!r}" if path.suffix else "no suffix"
         raise ConfigurationError(f"the picture {path} has {got}; expected one of {', '.join(SUFFIXES)}")
-    if find_spec("matplotlib") is None:
-        raise ConfigurationError(
-            f'a picture ({path}) needs matplotlib: pip install "aisp-langchain[plot]", or leave the picture out'
-        )
+    new_figure(1, 1)  # which says what is missing, if anything is
     content = _content(path)
     if content and MADE_BY.encode() not in content:
         raise _not_ours(path)

@@ -70,7 +70,10 @@ def check(
         Path | None, typer.Option(help="A picture: .png, .svg or .pdf.", rich_help_panel=OUTPUT_PANEL)
     ] = None,
 ) -> None:
-    """Find out whether a reward gives a search something to climb, on the model's own samples; say what is wrong."""
+    """Find out whether a reward gives a search something to climb.
+
+    It is scored on the model's own samples, and what is wrong with it is said in words.
+    """
     scorer, sampling = parse_rewards(reward), Sampling(temperature=temperature)
     if scorer is None:
         raise ConfigurationError("there is nothing to check; give --reward")
@@ -124,7 +127,10 @@ def injections(
     limit: Annotated[int | None, typer.Option(help="Try this many answers at most.")] = None,
     out: Annotated[Path | None, typer.Option(help="The figures, as JSON.", rich_help_panel=OUTPUT_PANEL)] = None,
 ) -> None:
-    """Measure how far answers can talk a judge into a better verdict."""
+    """Measure how far answers can talk a judge into a better verdict.
+
+    Sentences that ask for one are appended to answers that deserve little, and harmless ones to compare with.
+    """
     if limit is not None and limit < 1:
         raise ConfigurationError(f"--limit is {limit}; expected a number >= 1")
     scorer, console = _judge(judge, question, dtype, device), Console()

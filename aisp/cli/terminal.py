@@ -6,8 +6,11 @@ through `printable` first, or as JSON through `printable_json`.
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +69,24 @@ def new_table(*headers: str) -> Table:
 def add_row(table: Table, cells: Sequence[object]) -> None:
     """Add a row of text, which is never read as markup."""
     table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+@contextmanager
+def plain_terminal() -> Iterator[None]:
+    """Show warnings in a line each, and what the terminal's encoding can't say as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    shown: set[str] = set()
+
+    def show_once(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            show(Console(stderr=True), f"warning: {message}", style="yellow")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_once
+        yield
 
 
 @contextmanager

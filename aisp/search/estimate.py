@@ -19,7 +19,7 @@ effective sample size says how little the search tells of q* for that reason.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.special import logsumexp
@@ -47,9 +47,9 @@ class TiltedEstimate:
     """
 
     reward_temperature: float
-    responses: tuple[Response, ...]
-    log_ratios: FloatArray
-    weights: FloatArray
+    responses: tuple[Response, ...] = field(repr=False)
+    log_ratios: FloatArray = field(repr=False)
+    weights: FloatArray = field(repr=False)
     ess: float
     log_normaliser: float
 

@@ -5,24 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from aisp.cli.app import app
-from aisp.errors import ConfigurationError
-from aisp.jsonl import ResultFile, read_prompts, result_key
-
-
-@pytest.fixture
-def invoke(tiny, monkeypatch):
-    """Run the command line with the tiny model in place of any that is named."""
-    monkeypatch.setattr("aisp.engines.registry.load", lambda name, **placed: tiny)
-
-    def run(*arguments):
-        return CliRunner().invoke(
-            app, [str(argument) for argument in arguments], env={"COLUMNS": "120", "TERM": "dumb"}
-        )
-
-    return run
+from aisp import models
 
 
 def test_one_prompt_shows_the_answer_its_reward_and_the_rounds(invoke, tmp_path):
@@ -109,22 +93,96 @@ def test_models_are_listed(invoke):
     assert "smollm2-135m" in invoke("model", "list").output
 
 
-def test_prompts_are_read_from_text_and_json_lines(tmp_path):
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"prompt": "a"}\n{"messages": [{"role": "user", "content": "b"}]}\n{"turns": ["c", "d"]}\n')
-    assert [conversation[-1]["content"] for conversation in read_prompts(path)] == ["a", "b", "c"]
-    path.write_text('{"prompt": "a"}\n{"question_id": 1}\n')
-    with pytest.raises(ConfigurationError, match="line 2"):
-        read_prompts(path)
-    path.write_text("\n")
-    with pytest.raises(ConfigurationError, match="no prompts"):
-        read_prompts(path)
+def test_a_line_that_can_not_be_answered_is_told_and_the_rest_goes_on(invoke, tmp_path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    prompts.write_bytes(b"\xef\xbb\xbfone\nbad \xff byte\nnul \0 here\n" + b"long " * 600 + b"\ntwo\n")
+    ask = ("align", "--prompts", prompts, "--out", out, "--max-tokens", 4, "--seed", 1)
+    result = invoke(*ask)
+    assert result.exit_code == 1
+    said = result.output.splitlines()
+    assert any("line 2 of" in line and "0xff" in line for line in said)
+    assert any("line 3 of" in line and "NUL" in line for line in said)
+    assert any("line 4 of" in line and "context holds 512" in line for line in said)
+    assert "2 answers in" in said[-2]
+    assert "3 prompts in" in said[-1]
+    assert said[-1].endswith("not answered: lines 2, 3, 4")
+    assert [json.loads(line)["index"] for line in out.read_text().splitlines()] == [0, 4]
+    prompts.write_text("one\nmended\nnul\nshort\ntwo\n")
+    again = invoke(*ask)
+    assert again.exit_code == 0, again.output
+    assert "5 answers in" in again.output
+    assert ", 3 of them new" in again.output
 
 
-def test_a_file_of_something_else_is_not_written_to(tmp_path):
-    path = tmp_path / "notes.txt"
-    path.write_text("dear diary\n")
-    with pytest.raises(ConfigurationError, match=r"notes\.txt is not a result file: its line 1"):
-        ResultFile(path, "align")
-    assert path.read_text() == "dear diary\n"
-    assert result_key("a", {"b": 1, "c": 2}) == result_key("a", {"c": 2, "b": 1})
+def test_a_prompt_whose_answers_are_all_vetoed_does_not_stop_the_others(invoke, tmp_path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    prompts.write_text("one\ntwo\n")
+    ask = ("align", "--prompts", prompts, "--out", out, "--budget", 2, "--max-tokens", 4, "--seed", 1)
+    result = invoke(*ask, "--reward", "veto:length:90..99")
+    assert result.exit_code == 1
+    assert "line 1 of" in result.output
+    assert "line 2 of" in result.output
+    assert not out.exists(), "there is nothing to write"
+
+
+def test_answers_go_to_a_result_file_of_the_same_settings_alone(invoke, nothing_is_loaded, tmp_path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    prompts.write_text("one\n")
+    out.write_text('{"my": "only copy"}')
+    result = invoke("align", "--prompts", prompts, "--out", out)
+    assert result.exit_code == 2
+    assert "not a result file" in result.output
+    assert out.read_text() == '{"my": "only copy"}'
+    assert invoke("align", "--prompts", prompts, "--out", prompts).exit_code == 2, "nor to the prompts themselves"
+    assert prompts.read_text() == "one\n"
+
+
+def test_other_settings_are_another_file(invoke, tmp_path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    prompts.write_text("one\n")
+    ask = ("align", "--prompts", prompts, "--out", out, "--max-tokens", 4)
+    assert invoke(*ask, "--seed", 0).exit_code == 0
+    before = out.read_bytes()
+    for other, told in (
+        (("--seed", 1), "seed was 0 and is 1"),
+        ((), "seed was 0 and is None"),
+        (("--seed", 0, "--reward", "json"), "rewards was []"),
+        (("--seed", 0, "--model", "other"), "model was"),
+        (("--seed", 0, "--dtype", "bfloat16"), "dtype was None"),
+    ):
+        result = invoke(*ask, *other)
+        assert result.exit_code == 2
+        assert told in result.output
+    assert out.read_bytes() == before
+
+
+def test_more_prompts_are_more_answers_in_the_same_file(invoke, tmp_path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    ask = ("align", "--prompts", prompts, "--out", out, "--max-tokens", 4, "--seed", 1)
+    prompts.write_text("one\n")
+    assert invoke(*ask).exit_code == 0
+    prompts.write_text("three\n")
+    result = invoke(*ask)
+    assert "1 answers in" in result.output
+    assert "also holds 1 answers to other prompts" in result.output
+
+
+def test_dtype_and_device_reach_the_model(invoke, tiny, monkeypatch):
+    placed = {}
+    monkeypatch.setattr(models, "load", lambda name, **given: placed.update(given) or tiny)
+    assert invoke("align", "Hi", "--max-tokens", 3, "--dtype", "float32", "--device", "cpu").exit_code == 0
+    assert placed == {"dtype": "float32", "device": "cpu"}
+
+
+def test_a_prompt_that_is_not_text_is_refused(invoke, nothing_is_loaded):
+    result = invoke("align", "caf\udce9")
+    assert result.exit_code == 2
+    assert "surrogate" in result.output
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line(invoke):
+    result = invoke("align", "Hi", "--max-tokens", 3, "--temperature", 0, "--top-k", 3)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("warning: top_p and top_k have no effect") == 1
+    assert "settings.py" not in result.output
