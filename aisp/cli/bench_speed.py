@@ -186,6 +186,9 @@ def _chosen(all_: Sequence[_Named], names: Sequence[str]) -> list[_Named]:
 class _NumberTokenizer:
     """Spells tokens as their numbers: a model without weights has nothing to say."""
 
+    eos_token_id = None
+    chat_template = None
+
     def __init__(self, size: int) -> None:
         self._size = size
 

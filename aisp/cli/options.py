@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from aisp.errors import ConfigurationError
-from aisp.settings import SearchSettings
+from aisp.settings import SearchFields, SearchSettings, parse_strategy
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
 ModelOption = Annotated[
@@ -113,9 +113,8 @@ def read_strategy(spec: str, others: Mapping[str, Any]) -> SearchSettings:
     Raises:
         ConfigurationError: An unknown strategy or setting, or a value that it doesn't take.
     """
-    name, _, rest = spec.partition(":")
     try:
-        return read_settings({**others, "strategy": name, **read_pairs(rest.split(",") if rest else [], "")})
+        return read_settings({**others, **parse_strategy(spec)})
     except ConfigurationError as error:
         raise ConfigurationError(f"--strategy {spec}: {str(error).strip()}") from error
 
@@ -184,7 +183,7 @@ def _kinds(field: FieldInfo) -> tuple[Any, ...]:
 
 def _helps() -> dict[str, str]:
     """Return what the documentation of `SearchSettings` says of each field; nothing where Python leaves it out."""
-    found = _ATTRIBUTE.findall(SearchSettings.__doc__ or "")
+    found = _ATTRIBUTE.findall(SearchFields.__doc__ or "")
     return {name: " ".join(text.split()).replace("`", "") for name, text in found}
 
 

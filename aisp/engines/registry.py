@@ -21,9 +21,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aisp import models
 from aisp.engines.base import Engine
 from aisp.errors import ConfigurationError
-from aisp.models import LoadedModel, load
+from aisp.models import LoadedModel
 
 if TYPE_CHECKING:
     import torch
@@ -79,13 +80,13 @@ def engine_for(
     if isinstance(model, tuple):
         if len(model) != 2:
             raise ConfigurationError(f"model is a tuple of {len(model)}; expected a model and its tokenizer")
-        return _in_process(load(model[0], tokenizer=model[1], **options))
+        return _in_process(models.load(model[0], tokenizer=model[1], **options))
     if isinstance(model, str) and (found := _KIND.fullmatch(model)) and not Path(model).exists():
         kind, rest = found.groups()
         if kind != _IN_PROCESS:
             return _of_kind(model, kind, rest, options)
         model = rest
-    return _in_process(load(model, **options))
+    return _in_process(models.load(model, **options))
 
 
 def _in_process(loaded: LoadedModel) -> Engine:

@@ -66,7 +66,7 @@ def test_what_cannot_be_compared_is_refused_before_loading(tmp_path, monkeypatch
 
 
 def test_align_writes_blocks_as_they_come(tiny, monkeypatch):
-    monkeypatch.setattr("aisp.engines.registry.load", lambda model, **placed: tiny)
+    monkeypatch.setattr("aisp.models.load", lambda model, **placed: tiny)
     command = ["align", "q", "--reward", "sentiment", "--budget", "8", "--max-tokens", "12", "--seed", "1"]
     result = CliRunner().invoke(app, [*command, "--commit-tokens", "4"])
     assert result.exit_code == 0, result.output

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from aisp.forms import Form
 from aisp.records import CAPABILITIES, TOKEN_FIGURES, Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
+from aisp.search.events import SearchEnded, SearchStep
+from aisp.search.loop import Aligner
 
 
 class FakeEngine:
@@ -61,3 +64,19 @@ class FakeReward:
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         values = [self.function(candidate.text) for candidate in candidates]
         return [value if isinstance(value, Score) else Score(value=value) for value in values]
+
+
+class Searches(Aligner):
+    """An aligner of plain answers, whose searches run to their end."""
+
+    def __init__(self, engine, strategy, reward, plan, **options):
+        form = Form()
+        super().__init__(engine, strategy, reward, plan, parse=form.parse, settle=form.settle, **options)
+
+    def align(self, request):
+        *_, last = self.search(request).events()
+        assert isinstance(last, SearchEnded)
+        return last.alignment
+
+    def rounds(self, request):
+        return (event.round for event in self.search(request).events() if isinstance(event, SearchStep))

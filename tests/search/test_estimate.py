@@ -13,10 +13,11 @@ from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
 from aisp.records import GREEDY, NO_TOKENS, Limits, Proposal, Sampling
 from aisp.search.estimate import tilted_estimate
-from aisp.search.loop import Aligner, Request
 from aisp.search.plan import Plan
+from aisp.search.request import Request
 from aisp.strategies import AISP, Info, TiltedRestart
 from aisp.strategies.best_of_n import BestOfN
+from tests.search.fakes import Searches
 from tests.strategies.toy import Toy, ToyEngine, ToyReward
 
 LAMBDA = 0.7
@@ -41,7 +42,7 @@ def rule(ids):
 
 
 def search(strategy, seed, toy, budget=24, n=8, reward=reward, engine=None, partial=False, commit_tokens=None):
-    aligner = Aligner(
+    aligner = Searches(
         engine or ToyEngine(toy),
         strategy,
         ToyReward(reward, partial=partial),

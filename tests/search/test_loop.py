@@ -11,29 +11,15 @@ import numpy as np
 import pytest
 
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
-from aisp.forms import Form
 from aisp.records import Limits, Score
-from aisp.search.events import SearchEnded, SearchStep, TextCommitted
-from aisp.search.loop import Aligner
+from aisp.search.events import SearchStep, TextCommitted
 from aisp.search.plan import Plan, make_plan
 from aisp.search.request import Request
 from aisp.search.stopping import Stops
 from aisp.strategies import AISP, BestOfN
-from tests.search.fakes import FakeEngine, FakeReward
+from tests.search.fakes import FakeEngine, FakeReward, Searches
 
 LENGTH = FakeReward(len)
-
-
-class Searches(Aligner):
-    """An aligner whose searches run to their end."""
-
-    def align(self, request):
-        *_, last = self.search(request).events()
-        assert isinstance(last, SearchEnded)
-        return last.alignment
-
-    def rounds(self, request):
-        return (event.round for event in self.search(request).events() if isinstance(event, SearchStep))
 
 
 def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, kl_budget=None, **stops):
@@ -43,8 +29,6 @@ def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, kl_budget=N
         strategy or BestOfN(),
         reward,
         plan,
-        parse=Form().parse,
-        settle=Form().settle,
         stops=Stops(**stops),
         kl_budget=kl_budget,
     )

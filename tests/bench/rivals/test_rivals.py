@@ -12,9 +12,11 @@ from aisp.bench.rivals import MISVO, Blockwise, QAlign
 from aisp.bench.rivals.qalign import Chain, _ratio
 from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Limits, Proposal, Sampling, Score
-from aisp.search.loop import Aligner, Request, Stops
 from aisp.search.plan import Plan
+from aisp.search.request import Request
+from aisp.search.stopping import Stops
 from aisp.strategies import SearchContext
+from tests.search.fakes import Searches
 from tests.strategies.toy import DIM, WEIGHT, Toy, ToyEngine, ToyReward, next_token, run_rounds
 
 
@@ -102,7 +104,7 @@ def test_numbers_out_of_range_are_refused(kind, wrong):
 
 
 def align(strategy, toy_reward, budget, samples, stops=None, **limits):
-    aligner = Aligner(ToyEngine(), strategy, toy_reward, Plan(budget=budget, num_samples=samples), stops=stops)
+    aligner = Searches(ToyEngine(), strategy, toy_reward, Plan(budget=budget, num_samples=samples), stops=stops)
     request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=4, **limits), seed=1)
     return aligner.align(request)
 

@@ -14,10 +14,11 @@ from aisp.bench.rivals import RULES, Best, Pessimism, Pessimistic, SoftBest, Sof
 from aisp.bench.rivals.pessimism import threshold
 from aisp.errors import ConfigurationError
 from aisp.records import Limits, Sampling
-from aisp.search.loop import Aligner, Request
 from aisp.search.plan import Plan
+from aisp.search.request import Request
 from aisp.strategies import BestOfN, SearchContext
 from aisp.strategies.weights import effective_sample_size
+from tests.search.fakes import Searches
 from tests.strategies.toy import Toy, ToyEngine, ToyReward
 
 REWARDS = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=1, max_size=20).map(np.array)
@@ -98,7 +99,7 @@ def test_the_answers_law_on_the_toy_language_is_the_enumerated_one(strategy, rul
         for place, i in enumerate(pair):
             expected[i] += p[pair[0]] * p[pair[1]] * chosen[place]
     assert expected.sum() == pytest.approx(1.0)
-    aligner = Aligner(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=n, num_samples=n))
+    aligner = Searches(ToyEngine(toy), strategy, ToyReward(reward), Plan(budget=n, num_samples=n))
     counts = dict.fromkeys(responses, 0)
     for seed in range(trials):
         request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=4), seed=seed)
