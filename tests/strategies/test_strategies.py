@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aisp.errors import ConfigurationError
 from aisp.noise import gaussians, row_seed
 from aisp.records import GREEDY, Rollout, Sampling, Score, Tokens
-from aisp.strategies import AISP, BestOfN, SearchContext
+from aisp.strategies import AISP, BestOfN, SearchContext, TiltedRestart
 from aisp.strategies.aisp import PAPER
 
 SETTING = SearchContext(root_seed=7, budget=64, num_samples=4, max_tokens=10)
@@ -173,6 +173,35 @@ def test_auto_reward_temperature_is_indifferent_to_scale_and_shift(values, facto
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         AISP(**settings)
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    for own in ({"target_ess_fraction": 1.0}, {"prior_shift": 0.0}, {"prior_shift": 1.0}, {"horizon": 1}):
+        assert AISP(reward_temperature=0.0, **own)
+
+
+def test_a_fifth_of_the_samples_is_effective_unless_another_share_is_asked_for():
+    for own, share in (({}, 0.2), ({"target_ess_fraction": 0.5}, 0.5)):
+        strategy = AISP(scale=1.0, **own)
+        state = strategy.init(SETTING)
+        proposals = strategy.propose(state, 20)
+        _, info = strategy.update(state, proposals, [rollout_of(4)] * 20, scores_of(*np.arange(20.0)))
+        assert info.ess == pytest.approx(20 * share)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "needs"),
+    [
+        (AISP(), {"noise", "natural_scale"}),
+        (AISP(scale=0.5), {"noise"}),
+        (PAPER, {"noise", "unused_mean_dot"}),
+        (BestOfN(), set()),
+        (TiltedRestart(), {"kept", "excluded", "shift", "bag"}),
+        (TiltedRestart(tilt_nats=0.0), {"kept", "excluded"}),
+    ],
+)
+def test_what_a_strategy_needs_depends_on_its_options(strategy, needs):
+    assert strategy.needs == needs
 
 
 def test_best_of_n_draws_independent_samples():

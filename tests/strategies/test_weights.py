@@ -122,6 +122,10 @@ def test_a_target_fraction_out_of_range_is_named():
         solve_reward_temperature(np.array([1.0, 2.0]), 0)
 
 
+def test_a_target_of_all_rows_is_reached_at_a_million_spreads():
+    assert solve_reward_temperature(np.array([1.0, 3.0, 5.0]), 1.0) == pytest.approx(4e6)
+
+
 def test_the_largest_finite_rewards_are_weighed_as_others_are():
     """A difference of two finite rewards overflowed, and took the search with it."""
     rewards = np.array([1.0, -1.0, 0.5, -0.9, 0.2])

@@ -91,15 +91,18 @@ def threshold(rewards: FloatArray, beta: float) -> float:
     With the k best above it, b = (their sum - n beta)/k; of those that are consistent (r_k > b) the largest k holds.
     """
     down = np.sort(rewards)[::-1]
-    # Sums relative to the best reward, so that large equal rewards don't cancel.
-    candidates = (np.cumsum(down - down[0]) - len(down) * beta) / np.arange(1, len(down) + 1)
-    k = int(np.flatnonzero(down - down[0] >= candidates)[-1])
+    # Sums relative to the best reward, so that large equal rewards don't cancel; halved, and held to what n of them can
+    # sum up to, so that those of the largest finite rewards stay finite.
+    gaps = 2.0 * np.maximum(0.5 * down - 0.5 * down[0], -np.finfo(np.float64).max / (4 * len(down)))
+    candidates = (np.cumsum(gaps) - len(down) * beta) / np.arange(1, len(down) + 1)
+    k = int(np.flatnonzero(gaps >= candidates)[-1])
     return float(down[0] + candidates[k])
 
 
 def _above(rewards: FloatArray, floor: float) -> FloatArray:
     """Return relu(r - b); where rounding or beta = 0 leaves nothing, the best share the weight."""
-    weights = np.maximum(rewards - floor, 0.0)
+    with np.errstate(over="ignore"):
+        weights = np.maximum(rewards - floor, 0.0)
     return np.asarray(weights if weights.sum() > 0 else rewards == rewards.max(), dtype=np.float64)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from aisp.bench.rivals import MISVO, Blockwise, QAlign
+from aisp.bench.rivals import MISVO, Blockwise, Pessimism, QAlign, SoftBestOfN
 from aisp.bench.rivals.qalign import Chain, _ratio
 from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Limits, Proposal, Sampling, Score
@@ -78,6 +78,67 @@ def test_a_short_last_round_moves_the_leading_chains_only():
     assert [p.kept.ids for p in proposals] == [
         c.tokens.ids[: len(p.kept)] for p, c in zip(proposals, state.chains, strict=False)
     ]
+
+
+def test_qalign_tells_a_responses_chain_whatever_the_order_and_the_number_they_come_in():
+    strategy, engine = QAlign(reward_temperature=1.0), ToyEngine()
+    state, _ = run_rounds(strategy, engine, context(8, 4), reward, 2)
+    proposals = strategy.propose(state, 8)
+    rollouts = engine.rollout(None, proposals, None)
+    scores = [Score(value=reward(rollout.tokens.ids)) for rollout in rollouts]
+
+    def chains(state, *rows):
+        for part in rows:
+            given = ([each[row] for row in part] for each in (proposals, rollouts, scores))
+            state, _ = strategy.update(state, *given)
+        return [chain.tokens.ids for chain in state.chains]
+
+    together = chains(state, range(8))
+    assert together != [chain.tokens.ids for chain in state.chains]
+    assert chains(state, [5, 2, 7, 0, 1, 6, 3, 4]) == together
+    likely = [Score(value=99.0)] * 8  # accepted whatever was drawn
+    scores = likely
+    assert chains(state, [6], [1, 0], [7, 2, 3, 5, 4]) == [rollout.tokens.ids for rollout in rollouts]
+
+
+def test_qaligns_first_round_may_come_in_parts():
+    strategy, engine = QAlign(reward_temperature=1.0), ToyEngine()
+    state = strategy.init(context(6, 2))
+    proposals = strategy.propose(state, 6)
+    rollouts = engine.rollout(None, proposals, None)
+    for part in ([4, 0], [5], [1, 2, 3]):
+        told = [proposals[i] for i in part], [rollouts[i] for i in part], [Score(value=1.0)] * len(part)
+        state, _ = strategy.update(state, *told)
+    assert [chain.tokens.ids for chain in state.chains] == [rollouts[i].tokens.ids for i in (4, 0, 5, 1, 2, 3)]
+
+
+def test_a_step_of_misvo_that_float32_can_not_hold_is_not_taken():
+    """It became an infinite shift of the pre-logits, at which every row of the batch failed."""
+    strategy, engine = MISVO(), ToyEngine()
+    state, _ = run_rounds(strategy, engine, context(8, 4), reward, 1)
+    proposals = strategy.propose(state, 8)
+    rollouts = engine.rollout(None, proposals, None)
+    after, _ = strategy.update(state, proposals, rollouts, [Score(value=1e300 * i) for i in range(8)])
+    np.testing.assert_array_equal(after.mean, state.mean)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "needs"),
+    [
+        (QAlign(), {"kept"}),
+        (Blockwise(), {"kept"}),
+        (MISVO(), {"shift", "score_vectors"}),
+        (SoftBestOfN(), set()),
+        (Pessimism(), set()),
+    ],
+)
+def test_what_rivals_need(strategy, needs):
+    assert strategy.needs == needs
+
+
+def test_blockwise_commits_nothing_before_its_end():
+    with pytest.raises(ConfigurationError, match="leave commit_tokens out"):
+        Blockwise().init(context(4, 4, partial=True, commits=True))
 
 
 @pytest.mark.parametrize("kind", [QAlign, Blockwise, MISVO])

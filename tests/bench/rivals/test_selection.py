@@ -125,6 +125,14 @@ def test_equal_seeds_return_equal_answers():
     assert len(set(picks)) > 1
 
 
+@pytest.mark.parametrize("temperature", ["auto", 0.0, 0.7])
+@pytest.mark.parametrize("rule", [SoftBest, Pessimistic])
+def test_the_largest_finite_rewards_are_told_apart(rule, temperature):
+    """A difference of two finite rewards overflowed."""
+    chosen = rule(reward_temperature=temperature).probabilities(np.array([-1.7e308, 1.7e308, 1.0]))
+    assert chosen.tolist() == [0.0, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", [SoftBestOfN, Pessimism])
 def test_a_strategy_hands_its_options_to_the_rule_of_its_name(kind):
     own = {"reward_temperature": 0.7, "target_ess_fraction": 0.4}

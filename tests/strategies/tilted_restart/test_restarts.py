@@ -143,6 +143,14 @@ def test_a_share_starts_fresh_where_rewards_are_tied():
     assert fresh_share([0.0] + [1.0] * (n - 1)) == pytest.approx((n - 2) / n)
 
 
+def test_no_share_starts_fresh_where_rewards_tell_parents_apart_or_one_parent_is_left():
+    responses = drawn(6)
+    tied = [(response, 1.0) for response in responses]
+    assert restarts_from(responses, tied, lambda _: None)[0].fresh_share == 1.0
+    assert restarts_from(responses, tied, lambda _: 0.8)[0].fresh_share == 0.0
+    assert restarts_from(responses[:1], tied[:1], lambda _: None)[0].fresh_share == 0.0
+
+
 def test_parents_count_by_their_rewards_and_alike_where_these_are_tied():
     np.testing.assert_allclose(parent_weights(np.array([0.0, np.log(3.0)]), 1.0), [0.25, 0.75])
     np.testing.assert_allclose(parent_weights(np.array([2.0, 2.0, 2.0]), None), 1 / 3)
