@@ -6,12 +6,10 @@ end-of-sequence token has a share of them, and a seed gives the same weights on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aisp.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from aisp.models import LoadedModel
+from aisp.models import LoadedModel, load
 
 __all__ = ["CHATML_TEMPLATE", "tiny_loaded_model", "tiny_model", "tiny_tokenizer"]
 
@@ -156,8 +154,6 @@ def tiny_model(architecture: str = "llama", seed: int = 0, vocab_size: int | Non
 
 def tiny_loaded_model(architecture: str = "llama", seed: int = 0, **config: Any) -> LoadedModel:
     """Build `tiny_model` and `tiny_tokenizer` and wrap them as `aisp.models.load` does."""
-    from aisp.models import load
-
     return load(tiny_model(architecture, seed, **config), tokenizer=tiny_tokenizer())
 
 

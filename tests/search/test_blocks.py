@@ -12,6 +12,7 @@ import pytest
 
 import aisp
 from aisp.engines import engine_for
+from aisp.engines.transformers.decoder import Decoder
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError
 from aisp.records import NO_TOKENS, Candidate, NoiseTerm, Proposal, Score
 from aisp.rewards import Length, Reward
@@ -139,16 +140,15 @@ def test_without_commit_tokens_the_whole_text_comes_at_once(tiny):
 
 def test_nothing_is_decoded_between_pieces_nor_after_the_stream_is_closed(tiny, monkeypatch):
     steps = []
-    decoder = engine_for(tiny)._parts.decoder
-    plain = decoder.step
-    monkeypatch.setattr(decoder, "step", lambda *args: steps.append(1) or plain(*args))
+    plain = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda *args: steps.append(1) or plain(*args))
     search = aisp.stream("q", model=tiny, rewards=Vowels(), **SEARCH)
     next(search)
     after = len(steps)
     assert after <= 2 * 6
     search.close()
     assert len(steps) == after
-    assert not engine_for(tiny)._scheduler._batch.rows
+    assert engine_for(tiny).stats().decoding == 0
 
 
 def test_selection_adds_nats_once_a_block(tiny):
