@@ -39,7 +39,7 @@ _PLACE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):([A-Za-z_]\w*)(?::(.*))?", re.DOT
 
 _lock = threading.Lock()
 _engines: weakref.WeakKeyDictionary[LoadedModel, Engine] = weakref.WeakKeyDictionary()
-_by_objects: weakref.WeakValueDictionary[tuple[int, int], Engine] = weakref.WeakValueDictionary()
+_by_objects: weakref.WeakValueDictionary[tuple[int, int, tuple[int, ...]], Engine] = weakref.WeakValueDictionary()
 
 
 def engine_for(
@@ -95,7 +95,7 @@ def _in_process(loaded: LoadedModel) -> Engine:
         engine = _engines.get(loaded)
         if engine is None:
             # The engine holds both objects, so that while it is here their ids are theirs.
-            key = (id(loaded.model), id(loaded.tokenizer))
+            key = (id(loaded.model), id(loaded.tokenizer), loaded.eos_token_ids)
             engine = _by_objects.get(key)
             if engine is None:
                 engine = _import(_IN_PROCESS_ENGINE)(loaded.model, loaded.codec)

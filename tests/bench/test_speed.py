@@ -13,6 +13,7 @@ from aisp.bench.growth import Axis, Curve, exponent, grow
 from aisp.bench.speed import Bench, Scenario, measure
 from aisp.cli.app import app
 from aisp.cli.bench_speed import speed_table
+from aisp.engines.transformers.decoder import Decoder
 from aisp.testing import tiny_model, tiny_tokenizer
 
 
@@ -37,10 +38,8 @@ def test_kept_prefixes_run_only_what_is_new(bench):
 def test_a_second_turn_prefills_only_what_it_adds(bench, monkeypatch):
     turn = next(scenario for scenario in bench.scenarios() if scenario.name == "second-turn")
     runs = []
-    plain = bench.engine._parts.decoder.prefill
-    monkeypatch.setattr(
-        bench.engine._parts.decoder, "prefill", lambda t, past=None: runs.append(len(t)) or plain(t, past)
-    )
+    plain = Decoder.prefill
+    monkeypatch.setattr(Decoder, "prefill", lambda self, t, past=None: runs.append(len(t)) or plain(self, t, past))
     result = measure(bench, turn, 2)
     assert runs == [1500, 40, 1500] * 2
     assert result.repetitions == 2

@@ -9,7 +9,7 @@ from typing import Any
 from aisp.engines.transformers.engine import TransformersEngine
 from aisp.models.codec import ChatCodec
 from aisp.models.loaded import wrap
-from aisp.testing import tiny_tokenizer
+from aisp.testing import FakeEngine, tiny_tokenizer
 
 
 def codec_of(model: Any, eos: Sequence[int] = (2,)) -> ChatCodec:
@@ -20,3 +20,8 @@ def codec_of(model: Any, eos: Sequence[int] = (2,)) -> ChatCodec:
 def engine_of(model: Any, eos: Sequence[int] = (2,), **options: Any) -> TransformersEngine:
     """An engine; without `eos` its responses never end by themselves."""
     return TransformersEngine(model, codec_of(model, eos), **options)
+
+
+def canned(text: str) -> FakeEngine:
+    """An engine that says one thing: the registry finds it by its place."""
+    return FakeEngine([text])

@@ -15,6 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import ValidationError
 
 from aisp.engines import engine_for
+from aisp.engines.transformers.decoder import Decoder
 from aisp.records import Limits, Proposal, Sampling
 from aisp.rewards import FunctionReward
 from aisp_langchain import AISPChatModel
@@ -154,15 +155,20 @@ class Steps:
         self.held, self.go = threading.Event(), threading.Event()
         self.after = 0
         self._hold_at = hold_at
-        self._plain = engine._parts.decoder.step
-        self.batch = engine._scheduler._batch
-        monkeypatch.setattr(engine._parts.decoder, "step", self._step)
+        self._plain = Decoder.step
+        self._start = engine.start
+        monkeypatch.setattr(Decoder, "step", lambda decoder, *args: self._step(decoder, *args))
+        monkeypatch.setattr(engine, "start", self._note_limits)
+
+    def _note_limits(self, prefix: Any, proposals: Any, limits: Limits) -> Any:
+        if limits.cancel is not None:
+            self.limits = limits
+        return self._start(prefix, proposals, limits)
 
     def _step(self, *args: Any) -> Any:
         self.count += 1
         self.after += self.go.is_set()
         if self.count == self._hold_at:
-            self.limits = next(r.job.limits for r in self.batch.rows if r.job.limits.cancel is not None)
             self.held.set()
             assert self.go.wait(60)
         return self._plain(*args)
@@ -193,7 +199,7 @@ def endless(tiny: Any, **settings: Any) -> AISPChatModel:
 async def drained(engine: Any) -> None:
     """Wait until nobody decodes."""
     for _ in range(100_000):
-        if not engine._scheduler._batch.rows and not engine._scheduler._driving.locked():
+        if not engine.stats().decoding and not engine.stats().driven:
             return
         await asyncio.sleep(0.001)
     pytest.fail("rows stayed in the batch")
@@ -239,7 +245,7 @@ def test_closing_a_stream_ends_its_work(tiny_endless, monkeypatch):
     chunks.close()
     assert before < 20, "of 60 blocks, so many as it takes to have text"
     assert steps.count == before
-    assert not engine._scheduler._batch.rows
+    assert engine.stats().decoding == 0
 
 
 async def test_a_cancelled_requests_rows_leave_and_others_go_on_as_alone(tiny_endless, monkeypatch):
@@ -251,14 +257,14 @@ async def test_a_cancelled_requests_rows_leave_and_others_go_on_as_alone(tiny_en
     task = asyncio.create_task(endless(tiny_endless).ainvoke("q"))
     await asyncio.to_thread(steps.held.wait, 60)
     other = asyncio.create_task(asyncio.to_thread(engine.rollout, prefix, proposals, Limits(max_tokens=60)))
-    while not engine._scheduler._waiting:  # its rows are in the queue before the step ends
+    while not engine.stats().waiting:  # its rows are in the queue before the step ends
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     sizes: list[int] = []
     plain = steps._plain
-    steps._plain = lambda *args: sizes.append(len(steps.batch.rows)) or plain(*args)
+    steps._plain = lambda *args: sizes.append(engine.stats().decoding) or plain(*args)
     await steps.cancelled()
     assert [r.tokens.ids for r in await other] == alone
     await drained(engine)
