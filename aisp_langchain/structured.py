@@ -75,6 +75,8 @@ def structured(
         return _chain(plain, StructureParser(make=_same, json_schema={"type": "object"}), include_raw=include_raw)
     read = read_named(schema, strict=strict)
     make = _maker(schema)
+    if not isinstance(schema, dict) and not inspect.isclass(schema):
+        told["schema"] = {"title": read.name, **read.schema}  # core can't read a type that is no class
     if method == "function_calling":
         parameters, wrapped = _parameters(read.schema)
         function = {"name": read.name, "description": read.description, "parameters": parameters}
@@ -85,7 +87,7 @@ def structured(
             ls_structured_output_format=told,
             **options,
         )
-        parser = StructureParser(make=make, json_schema=parameters, tool=read.name, wrapped=wrapped)
+        parser = StructureParser(make=make, json_schema=read.schema, tool=read.name, wrapped=wrapped)
         return _chain(bound, parser, include_raw=include_raw)
     # In json_mode the prompt says what is wanted; decoding is held to it all the same.
     form: dict[str, Any] = (
@@ -105,9 +107,7 @@ def read_named(schema: Any, *, strict: bool | None = None) -> NamedSchema:
     """
     read = read_schema(schema)
     written = _described(schema, inlined(read.schema)) if is_typeddict(schema) else inlined(read.schema)
-    return NamedSchema(
-        name=read.name, description=read.description, schema=made_strict(written) if strict else written
-    )
+    return NamedSchema(name=read.name, description=read.description, schema=made_strict(written) if strict else written)
 
 
 class StructureParser(BaseTransformOutputParser[Any]):
@@ -147,7 +147,9 @@ class StructureParser(BaseTransformOutputParser[Any]):
         try:
             value = read_json(text)
         except ValueError as error:
-            raise self._error(f"the answer isn't complete JSON ({error}): {why_incomplete(reason)}", reason, text) from None
+            raise self._error(
+                f"the answer isn't complete JSON ({error}): {why_incomplete(reason)}", reason, text
+            ) from None
         cut = cut_by(reason or "")
         if cut is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
             raise self._error(f"the answer is a number that may go on: {cut}", reason, text)
@@ -159,7 +161,9 @@ class StructureParser(BaseTransformOutputParser[Any]):
                 return call["args"].get(_VALUE) if self.wrapped else call["args"]
         written = message.invalid_tool_calls
         if written:
-            raise self._error(f"the call of {self.tool} is invalid: {written[0]['error']}", reason, str(written[0]["args"]))
+            raise self._error(
+                f"the call of {self.tool} is invalid: {written[0]['error']}", reason, str(written[0]["args"])
+            )
         raise self._error(
             f"the answer doesn't call {self.tool}: {cut_by(reason or '') or 'it is text'}", reason, str(message.content)
         )
@@ -250,21 +254,20 @@ def _parameters(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if target.get("type") == "object" or "properties" in target:
         return schema, False
     inner = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     return {"type": "object", "properties": {_VALUE: inner}, "required": [_VALUE], **definitions}, True
 
 
 def _maker(schema: Any) -> Callable[[Any], Any]:
     """Return what makes an object of a JSON value: dicts and TypedDicts stay what they are."""
-    inner = schema.get("schema") if isinstance(schema, Mapping) else schema
+    inner: Any = schema.get("schema") if isinstance(schema, Mapping) else schema
     if isinstance(schema, Mapping) and not isinstance(inner, type):
         return _same
     if is_typeddict(inner):
         return _same
-    if inspect.isclass(inner) and is_basemodel_subclass(inner):
-        if not hasattr(inner, "model_validate_json"):  # pydantic 1
-            old: Callable[[Any], Any] = inner.parse_obj
-            return old
+    if is_basemodel_subclass(inner) and not hasattr(inner, "model_validate_json"):
+        old: Callable[[Any], Any] = getattr(inner, "parse_obj")  # noqa: B009 - a class of pydantic 1
+        return old
     return _from_json(TypeAdapter(inner))
 
 
@@ -285,7 +288,10 @@ def _described(schema: Any, written: dict[str, Any]) -> dict[str, Any]:
         return written
     described = theirs.get("properties", {})
     properties = {
-        name: {**({"description": described[name]["description"]} if "description" in described.get(name, {}) else {}), **part}
+        name: {
+            **({"description": described[name]["description"]} if "description" in described.get(name, {}) else {}),
+            **part,
+        }
         if isinstance(part, Mapping)
         else part
         for name, part in written.get("properties", {}).items()

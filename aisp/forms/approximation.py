@@ -70,8 +70,7 @@ def approximate(schema: Any) -> tuple[Any, list[Unheld]]:
     added_to = _added_to(schema, definitions)
     done = _node({k: v for k, v in schema.items() if k != "$defs"}, "#", work, may_close=True)
     written = {
-        name: _node(part, f"#/$defs/{name}", work, may_close=name not in added_to)
-        for name, part in definitions.items()
+        name: _node(part, f"#/$defs/{name}", work, may_close=name not in added_to) for name, part in definitions.items()
     }
     if (written or work.more) and isinstance(done, dict):
         done["$defs"] = {**written, **work.more}
@@ -124,9 +123,13 @@ def _only_asks(own: Mapping[str, Any]) -> bool:
     if any(key in own for key in _ADDING if key != "anyOf"):
         return False
     parts, named = own.get("anyOf"), own.get("properties")
-    return isinstance(named, Mapping) and isinstance(parts, list) and all(
-        isinstance(part, Mapping) and part.keys() <= {"required"} and set(part.get("required", ())) <= named.keys()
-        for part in parts
+    return (
+        isinstance(named, Mapping)
+        and isinstance(parts, list)
+        and all(
+            isinstance(part, Mapping) and part.keys() <= {"required"} and set(part.get("required", ())) <= named.keys()
+            for part in parts
+        )
     )
 
 
@@ -161,8 +164,7 @@ def _read_types(own: dict[str, Any], where: str, work: _Pass) -> None:
 def _numbers(own: dict[str, Any], where: str, work: _Pass) -> None:
     for key, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(own.get(key), bool):  # draft 4
-            if own.pop(key) and limit in own:
-                own[key] = own.pop(limit)
+            own.update({key: own.pop(limit)} if own.pop(key) and limit in own else {})
     whole = own.get("type") == "integer"
     for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
         bound = own.get(key)
@@ -287,11 +289,16 @@ def _told_apart(parts: list[Any]) -> bool:
     marks: dict[str, list[str]] = {}
     for part in parts:
         for name, value in dict(part.get("properties") or {}).items():
-            if name in part.get("required", ()) and isinstance(value, Mapping) and ("const" in value or "enum" in value):
+            if (
+                name in part.get("required", ())
+                and isinstance(value, Mapping)
+                and ("const" in value or "enum" in value)
+            ):
                 for one in value.get("enum", [value.get("const")]):
                     marks.setdefault(name, []).append(json.dumps(one))
     return any(
-        len(found) == len(set(found)) and sum(name in dict(part.get("properties") or {}) for part in parts) == len(parts)
+        len(found) == len(set(found))
+        and sum(name in dict(part.get("properties") or {}) for part in parts) == len(parts)
         for name, found in marks.items()
     )
 
@@ -316,7 +323,8 @@ def _added_to(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> set[
             continue
         objects = any(key in part for key in _IMPLIED["object"])
         name = target_of(part.get("$ref"))
-        if name in definitions and name not in found and (added or objects or "allOf" in part or "anyOf" in part):
+        extended = added or objects or "allOf" in part or "anyOf" in part
+        if name is not None and name in definitions and name not in found and extended:
             found.add(name)
             stack.append((definitions[name], True))
         for key, value in part.items():

@@ -22,7 +22,8 @@ _DURATION = rf"P(?:{_N}W|{_N}D(?:{_TIME_PART})?|{_TIME_PART})"
 _LABEL = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
 _HOST = rf"(?:{_LABEL}\.)*[A-Za-z]{{2,24}}"
 _LOCAL = r"[A-Za-z0-9_]+(?:[.+-][A-Za-z0-9_]+)*"
-_REST = r"(?::[1-9][0-9]{0,3})?(?:/[A-Za-z0-9._~!$&'()*+,;=:@/-]*)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?-]*)?(?:#[A-Za-z0-9._~/-]*)?"
+_PLAIN = r"A-Za-z0-9._~!$&'()*+,;=:@/-"
+_REST = rf"(?::[1-9][0-9]{{0,3}})?(?:/[{_PLAIN}]*)?(?:\?[?{_PLAIN}]*)?(?:#[A-Za-z0-9._~/-]*)?"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _IPV6 = r"(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){1,5}:[0-9a-f]{1,4}|::1"
@@ -38,9 +39,7 @@ FORMATS = {
     "email": rf"{_LOCAL}@(?:{_LABEL}\.)+[A-Za-z]{{2,24}}",
     "idn-email": rf"{_LOCAL}@(?:{_LABEL}\.)+[A-Za-z]{{2,24}}",
     "uuid": rf"{_HEX}{{8}}-{_HEX}{{4}}-[1-8]{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}",
-    **{
-        f"uuid{n}": rf"{_HEX}{{8}}-{_HEX}{{4}}-{n}{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}" for n in range(1, 9)
-    },
+    **{f"uuid{n}": rf"{_HEX}{{8}}-{_HEX}{{4}}-{n}{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}" for n in range(1, 9)},
     "ipvanyaddress": _IPV4,
     "ipv4network": _NET4,
     "ipvanynetwork": _NET4,

@@ -47,7 +47,9 @@ def hoist(schema: Any) -> tuple[dict[str, Any] | bool, list[Unheld]]:
     def named(reference: str) -> str:
         target = resolve(schema, reference)
         if reference not in names:
-            wanted = _ROOT if reference in ("#", "#/") else re.sub(r"[^\w.-]+", "_", reference.rpartition("/")[2]) or "part"
+            wanted = (
+                _ROOT if reference in ("#", "#/") else re.sub(r"[^\w.-]+", "_", reference.rpartition("/")[2]) or "part"
+            )
             taken = set(names.values())
             while wanted in taken:
                 wanted += "_"
@@ -60,7 +62,9 @@ def hoist(schema: Any) -> tuple[dict[str, Any] | bool, list[Unheld]]:
     while pending:
         name, target = pending.pop()
         if isinstance(target, Mapping):
-            target = {key: value for key, value in target.items() if key not in ("$defs", "definitions", "$id", "$schema")}
+            target = {
+                key: value for key, value in target.items() if key not in ("$defs", "definitions", "$id", "$schema")
+            }
         definitions[name] = walk(target, point)
     for name in [name for name in definitions if _circular(name, definitions)]:
         lost.append(Unheld(where=f"$defs/{name}", what="a reference that leads to itself alone"))

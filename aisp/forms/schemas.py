@@ -1,6 +1,6 @@
 """What a caller may give as a schema, read into JSON Schema in one place: for formats, for tools, for every framework.
 
-    a class, a type, a dict, a wrapper of a provider's --read_schema--> NamedSchema --hold (aisp.forms.holding)--> grammar
+a class, a type, a dict, a wrapper of a provider's --read_schema--> NamedSchema --hold (aisp.forms.holding)--> grammar
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class SchemaWriter(GenerateJsonSchema):
         written = super().decimal_schema(schema)
         digits, places = schema.get("max_digits"), schema.get("decimal_places")
         whole = None if digits is None else max(digits - (places or 0), 1)
-        fraction = r"(\.[0-9]+)?" if places is None and digits is None else rf"(\.[0-9]{{1,{places}}})?" if places else ""
+        fraction = (
+            r"(\.[0-9]+)?" if places is None and digits is None else rf"(\.[0-9]{{1,{places}}})?" if places else ""
+        )
         text = f"^-?{'[0-9]+' if whole is None else f'[0-9]{{1,{whole}}}'}{fraction}$"
         limits = [key for key in ("ge", "gt", "le", "lt", "multiple_of") if schema.get(key) is not None]
         number: dict[str, Any] = {"type": "number"}
@@ -103,7 +105,7 @@ def untitled(schema: Any) -> Any:
 
 
 def made_strict(schema: Any) -> Any:
-    """Return a JSON schema whose objects require all of their properties and have no others, as OpenAI's strict mode."""
+    """Return a JSON schema whose objects require all of their properties and have no others, as strict mode asks."""
 
     def strict(own: dict[str, Any]) -> dict[str, Any]:
         if isinstance(own.get("properties"), Mapping):

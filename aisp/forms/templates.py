@@ -35,8 +35,13 @@ _TOOL = {
 _TAIL = 8  # prompt tokens that a `<think>` and what follows it take
 _SPOKEN = ("system", "user", "assistant", "tool")
 _SAME = {
-    **{"developer": "system", "function": "tool", "human": "user"},
-    **{"ai": "assistant", "model": "assistant", "chatbot": "assistant", "bot": "assistant"},
+    "developer": "system",
+    "function": "tool",
+    "human": "user",
+    "ai": "assistant",
+    "model": "assistant",
+    "chatbot": "assistant",
+    "bot": "assistant",
 }
 _CALLED, _RESULT = "zq7_called", "Zq7 result"
 _ASKED: Messages = [{"role": "user", "content": "Zq7 question"}]
@@ -105,7 +110,7 @@ def encode(loaded: Any, messages: Messages, tools: Sequence[Tool], options: Mapp
     messages = known_roles(messages, str(loaded.tokenizer.chat_template or ""))
     told = in_words(messages, tools)
     if traits.calls is None:
-        ways = [(told, ())]
+        ways: list[tuple[Messages, Sequence[Tool]]] = [(told, ())]
     else:
         own = [_with_arguments(message, _as_text) for message in messages] if traits.arguments_as_text else messages
         ways = [(own, tools)]
@@ -175,7 +180,9 @@ def _known_call(call: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(ValueError):  # what a model once wrote wrong is shown as it was
             arguments = json.loads(arguments) if arguments.strip() else {}
     return {
-        "id": call.get("id"), "type": "function", "function": {"name": function.get("name"), "arguments": arguments}
+        "id": call.get("id"),
+        "type": "function",
+        "function": {"name": function.get("name"), "arguments": arguments},
     }
 
 
@@ -249,14 +256,14 @@ def _signature(tool: Tool) -> dict[str, Any]:
 
 
 def _probe(tokenizer: Any) -> Traits:
-    for as_text in (False, True):
+    for spelt in (False, True):
         call = {"name": _CALLED, "arguments": {"zq7_key": "zq7_value"}}
         spoken: dict[str, Any] = {
             "role": "assistant",
             "content": "",
             "tool_calls": [{"id": "zq7callid", "type": "function", "function": call}],
         }
-        if as_text:
+        if spelt:
             spoken = _with_arguments(spoken, _as_text)
         result = {"role": "tool", "tool_call_id": "zq7callid", "name": _CALLED, "content": _RESULT}
         try:
@@ -265,7 +272,7 @@ def _probe(tokenizer: Any) -> Traits:
             continue
         style = _style(text, tokenizer)
         if style is not None and "zq7_listed" in text and _RESULT in text:
-            return Traits(calls=style, arguments_as_text=as_text)
+            return Traits(calls=style, arguments_as_text=spelt)
     return Traits(calls=None)
 
 

@@ -59,7 +59,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner, depth + 1) for inner in value]
     raise PromptError(
-        f"a message or tool holds {type(value).__name__} ({str(value)[:40]!r}); expected text, numbers, lists and mappings"
+        f"a message or tool holds {type(value).__name__} ({str(value)[:40]!r}); expected text, numbers, lists and "
+        "mappings"
     )
 
 
@@ -98,8 +99,13 @@ def find_lost(render: Callable[[list[dict[str, Any]]], str], messages: Sequence[
         messages: With text, or a block of it, as content.
     """
     prompt = render([dict(message) for message in messages])
+    if any(isinstance(message["content"], list) for message in messages) and "'type': 'text'" in prompt:
+        return "the shape of its messages, whose blocks it writes as Python does"
     marked = [
-        {**message, "content": _with_text(message["content"], _MARK.format(index)) if text_of(message) else message["content"]}
+        {
+            **message,
+            "content": _with_text(message["content"], _MARK.format(index)) if text_of(message) else message["content"],
+        }
         for index, message in enumerate(messages)
     ]
     try:
@@ -108,7 +114,9 @@ def find_lost(render: Callable[[list[dict[str, Any]]], str], messages: Sequence[
         marks = None
     for index, message in enumerate(messages):
         text = text_of(message)
-        if text and ((marks is not None and _MARK.format(index) not in marks) or not _holds(prompt, _said(message, text))):
+        if text and (
+            (marks is not None and _MARK.format(index) not in marks) or not _holds(prompt, _said(message, text))
+        ):
             return f"message {index} (role {message.get('role')}: {text.strip()[:40]!r})"
         for part in _called(message):
             if not _holds(prompt, part):

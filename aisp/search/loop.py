@@ -16,13 +16,13 @@ import numpy as np
 from aisp.bench.rivals import Best, Selection, choose
 from aisp.engines.base import Engine, Progress
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
+from aisp.forms.unfinished import stable_prefix as settled
 from aisp.noise import fresh_seed, root_seed, row_seed
 from aisp.records import Candidate, Limits, Message, Prefix, Proposal, Rollout, Score
 from aisp.search.blocks import Block, next_block
 from aisp.search.plan import Plan
 from aisp.search.state import Search, why_nothing_is_left
 from aisp.search.trace import Alignment, Response, Round, StoppedBy, best_of
-from aisp.forms.unfinished import stable_prefix as settled
 from aisp.strategies.base import Info, Setting, Strategy
 
 if TYPE_CHECKING:
