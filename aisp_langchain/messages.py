@@ -52,7 +52,8 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     flat: list[BaseMessage] = []
     # Core merges whoever speaks by `ChatMessage`, whatever their roles.
     for other, run in groupby(map(_flat, messages), key=lambda one: isinstance(one, (ChatMessage, FunctionMessage))):
-        flat += run if other else merge_message_runs(list(run), chunk_separator="\n\n")
+        listed = list(run)
+        flat += listed if other else merge_message_runs(listed, chunk_separator="\n\n")
     converted = convert_to_openai_messages(flat, text_format="string")
     return [_plain(message) for message in converted]
 
@@ -164,7 +165,7 @@ def _other_calls(message: AIMessage) -> Iterator[ToolCall]:
     """Yield calls that are in a message's blocks, or where providers kept one before there were several."""
     for block in message.content if isinstance(message.content, list) else ():
         if isinstance(block, Mapping) and block.get("type") in _CALLS and block.get("name"):
-            given = next((block[key] for key in ("args", "input", "arguments") if key in block), {})
+            given: Any = next((block[key] for key in ("args", "input", "arguments") if key in block), {})
             identity = block.get("call_id") or block.get("id")
             yield ToolCall(name=str(block["name"]), args=_mapping(given), id=identity, type="tool_call")
     called = message.additional_kwargs.get("function_call")

@@ -75,6 +75,8 @@ def structured(
         return _chain(plain, StructureParser(make=_same, json_schema={"type": "object"}), include_raw=include_raw)
     read = read_named(schema, strict=strict)
     make = _maker(schema)
+    if not isinstance(schema, dict) and not inspect.isclass(schema):
+        told["schema"] = {"title": read.name, **read.schema}  # core can't read a type that is no class
     if method == "function_calling":
         parameters, wrapped = _parameters(read.schema)
         function = {"name": read.name, "description": read.description, "parameters": parameters}
@@ -85,7 +87,7 @@ def structured(
             ls_structured_output_format=told,
             **options,
         )
-        parser = StructureParser(make=make, json_schema=parameters, tool=read.name, wrapped=wrapped)
+        parser = StructureParser(make=make, json_schema=read.schema, tool=read.name, wrapped=wrapped)
         return _chain(bound, parser, include_raw=include_raw)
     # In json_mode the prompt says what is wanted; decoding is held to it all the same.
     form: dict[str, Any] = (
@@ -252,21 +254,20 @@ def _parameters(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if target.get("type") == "object" or "properties" in target:
         return schema, False
     inner = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     return {"type": "object", "properties": {_VALUE: inner}, "required": [_VALUE], **definitions}, True
 
 
 def _maker(schema: Any) -> Callable[[Any], Any]:
     """Return what makes an object of a JSON value: dicts and TypedDicts stay what they are."""
-    inner = schema.get("schema") if isinstance(schema, Mapping) else schema
+    inner: Any = schema.get("schema") if isinstance(schema, Mapping) else schema
     if isinstance(schema, Mapping) and not isinstance(inner, type):
         return _same
     if is_typeddict(inner):
         return _same
-    if inspect.isclass(inner) and is_basemodel_subclass(inner):
-        if not hasattr(inner, "model_validate_json"):  # pydantic 1
-            old: Callable[[Any], Any] = inner.parse_obj
-            return old
+    if is_basemodel_subclass(inner) and not hasattr(inner, "model_validate_json"):
+        old: Callable[[Any], Any] = getattr(inner, "parse_obj")  # noqa: B009 - a class of pydantic 1
+        return old
     return _from_json(TypeAdapter(inner))
 
 

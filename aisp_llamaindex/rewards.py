@@ -102,7 +102,6 @@ class EvaluatorReward(Reward):
             raise ValueError(result.invalid_reason or "the evaluator gave neither a score nor whether it passes")
         return Score(value=value, comment=result.feedback)
 
-
     def _contexts_of(self, candidate: Candidate) -> Sequence[str] | None:
         if callable(self.contexts):
             return list(self.contexts(candidate))

@@ -1,9 +1,9 @@
 """Structured answers as they come: partial objects, and at the end the complete one.
 
-    prompt --chat, held to the schema--> pieces of JSON --partial_objects--> objects with the fields so far, ..., the whole
+    prompt --chat, held to the schema--> pieces of JSON --partial_objects--> objects with fields so far, ..., the whole
 
-`AISPLLM` takes the streaming half of LlamaIndex's structured prediction from here: core's asks for a call without forcing
-one, so that an answer in words became an object of nothing.
+`AISPLLM` takes the streaming half of LlamaIndex's structured prediction from here: core's asks for a call without
+forcing one, so that an answer in words became an object of nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StructuredOutputError(AISPError, ValueError):
 
 
 class StructuredStreams(FunctionCallingLLM):
-    """The streaming half of structured prediction, over `stream_chat` and `astream_chat` of the class it is mixed into."""
+    """The streaming half of structured prediction, over the `stream_chat` and `astream_chat` that it is mixed with."""
 
     def _structured_stream_call(  # type: ignore[override] # core names a narrower template
         self,
@@ -98,7 +98,7 @@ async def apartial_objects(
 
 
 def to_completion(piece: ChatResponse) -> CompletionResponse:
-    """Return a piece of a chat as one of a completion, with its delta, which core's conversion of whole answers drops."""
+    """Return a piece of a chat as one of a completion, with its delta, which core drops of whole answers."""
     return CompletionResponse(
         text=piece.message.content or "",
         delta=piece.delta,

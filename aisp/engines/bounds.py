@@ -1,7 +1,7 @@
 """How large a grammar may be: past these limits llguidance overflows the stack, which ends the process.
 
-llguidance compiles a schema by recursion, some 6 kB of stack a level, references included, and rules of Lark likewise. So
-the depth is bounded here, before anything is compiled; sizes are bounded where compiling takes seconds.
+llguidance compiles a schema by recursion, some 6 kB of stack a level, references included, and rules of Lark likewise.
+So the depth is bounded here, before anything is compiled; sizes are bounded where compiling takes seconds.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def check_schema(schema: Any, what: str = "the JSON schema") -> None:
     Raises:
         ConfigurationError: It is; the message names the limit and the place.
     """
-    parts = 0
-    for path, value, nesting in _parts(schema):
-        parts += 1
+    for parts, (path, value, nesting) in enumerate(_parts(schema), start=1):
         where = f"{what} at {_shown(path)}"
         if nesting > MAX_NESTING:
             raise _too_much(where, "is nested", nesting, MAX_NESTING, "move inner schemas to $defs")
@@ -103,11 +101,11 @@ def _check_lark(source: str) -> None:
     """Bound the nesting of brackets, and the length of the longest chain of rules."""
     nesting = 0
     for found in _GROUPS.finditer(source):
-        token = found[0]
-        if token[0] == "/" and _nested(token) > MAX_DEPTH:
-            raise _too_much("a pattern of the grammar", "is nested", _nested(token), MAX_DEPTH, "take out brackets")
-        if len(token) == 1:
-            nesting += 1 if token in "([{" else -1
+        part = found[0]
+        if part[0] == "/" and _nested(part) > MAX_DEPTH:
+            raise _too_much("a pattern of the grammar", "is nested", _nested(part), MAX_DEPTH, "take out brackets")
+        if len(part) == 1:
+            nesting += 1 if part in "([{" else -1
             if nesting > MAX_DEPTH:
                 raise _too_much("the grammar", "is nested", nesting, MAX_DEPTH, "move inner parts to rules")
     rules = {}

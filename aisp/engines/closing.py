@@ -286,7 +286,7 @@ def _take_forced(state: Any, taken: list[int]) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Return a token's text: byte-level tokenizers write spaces and ends of lines by other characters, others spaces."""
+    """Return a token's text: byte-level tokenizers write white space by other characters, others the space."""
     return text.replace("\u010a", "\n").replace("\u0120", " ").replace("\u2581", " ")
 
 

@@ -164,8 +164,7 @@ def _read_types(own: dict[str, Any], where: str, work: _Pass) -> None:
 def _numbers(own: dict[str, Any], where: str, work: _Pass) -> None:
     for key, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(own.get(key), bool):  # draft 4
-            if own.pop(key) and limit in own:
-                own[key] = own.pop(limit)
+            own.update({key: own.pop(limit)} if own.pop(key) and limit in own else {})
     whole = own.get("type") == "integer"
     for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
         bound = own.get(key)
@@ -324,7 +323,8 @@ def _added_to(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> set[
             continue
         objects = any(key in part for key in _IMPLIED["object"])
         name = target_of(part.get("$ref"))
-        if name in definitions and name not in found and (added or objects or "allOf" in part or "anyOf" in part):
+        extended = added or objects or "allOf" in part or "anyOf" in part
+        if name is not None and name in definitions and name not in found and extended:
             found.add(name)
             stack.append((definitions[name], True))
         for key, value in part.items():

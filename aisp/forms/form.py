@@ -113,7 +113,8 @@ class Form:
     def parse(self, request: Request, rollout: Rollout) -> Candidate:
         """Return what rewards and the caller see of a response.
 
-        What was cut off is never read as if it were whole: a call becomes an invalid one that says so, a structure None.
+        What was cut off is never read as if it were whole: a call becomes an invalid one that says so, and
+        a structure None.
         """
         tools = self.callable_tools
         reasoning, text = None, rollout.text

@@ -105,7 +105,7 @@ def untitled(schema: Any) -> Any:
 
 
 def made_strict(schema: Any) -> Any:
-    """Return a JSON schema whose objects require all of their properties and have no others, as OpenAI's strict mode."""
+    """Return a JSON schema whose objects require all of their properties and have no others, as strict mode asks."""
 
     def strict(own: dict[str, Any]) -> dict[str, Any]:
         if isinstance(own.get("properties"), Mapping):

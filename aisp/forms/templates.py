@@ -110,7 +110,7 @@ def encode(loaded: Any, messages: Messages, tools: Sequence[Tool], options: Mapp
     messages = known_roles(messages, str(loaded.tokenizer.chat_template or ""))
     told = in_words(messages, tools)
     if traits.calls is None:
-        ways = [(told, ())]
+        ways: list[tuple[Messages, Sequence[Tool]]] = [(told, ())]
     else:
         own = [_with_arguments(message, _as_text) for message in messages] if traits.arguments_as_text else messages
         ways = [(own, tools)]
@@ -256,14 +256,14 @@ def _signature(tool: Tool) -> dict[str, Any]:
 
 
 def _probe(tokenizer: Any) -> Traits:
-    for as_text in (False, True):
+    for spelt in (False, True):
         call = {"name": _CALLED, "arguments": {"zq7_key": "zq7_value"}}
         spoken: dict[str, Any] = {
             "role": "assistant",
             "content": "",
             "tool_calls": [{"id": "zq7callid", "type": "function", "function": call}],
         }
-        if as_text:
+        if spelt:
             spoken = _with_arguments(spoken, _as_text)
         result = {"role": "tool", "tool_call_id": "zq7callid", "name": _CALLED, "content": _RESULT}
         try:
@@ -272,7 +272,7 @@ def _probe(tokenizer: Any) -> Traits:
             continue
         style = _style(text, tokenizer)
         if style is not None and "zq7_listed" in text and _RESULT in text:
-            return Traits(calls=style, arguments_as_text=as_text)
+            return Traits(calls=style, arguments_as_text=spelt)
     return Traits(calls=None)
 
 

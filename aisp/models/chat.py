@@ -100,8 +100,8 @@ class ChatEncoder:
             expected = self._apply(harmless[0], harmless[1], **harmless[2])
             if [token for token in ids if token in known] != [token for token in expected if token in known]:
                 raise PromptError(
-                    f"the chat template of {self._name} makes control tokens of what a message spells, so that it could "
-                    "write the system's turns; take them out of the message"
+                    f"the chat template of {self._name} makes control tokens of what a message spells, so that it "
+                    "could write the system's turns; take them out of the message"
                 )
         return ids
 

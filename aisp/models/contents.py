@@ -59,7 +59,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner, depth + 1) for inner in value]
     raise PromptError(
-        f"a message or tool holds {type(value).__name__} ({str(value)[:40]!r}); expected text, numbers, lists and mappings"
+        f"a message or tool holds {type(value).__name__} ({str(value)[:40]!r}); expected text, numbers, lists and "
+        "mappings"
     )
 
 
@@ -98,6 +99,8 @@ def find_lost(render: Callable[[list[dict[str, Any]]], str], messages: Sequence[
         messages: With text, or a block of it, as content.
     """
     prompt = render([dict(message) for message in messages])
+    if any(isinstance(message["content"], list) for message in messages) and "'type': 'text'" in prompt:
+        return "the shape of its messages, whose blocks it writes as Python does"
     marked = [
         {
             **message,

@@ -1,4 +1,4 @@
-"""Schemas that decoding is held to: what is drawn follows them, what can't be held is named, nothing ends the process."""
+"""Schemas that decoding is held to: what is drawn follows them, what can't be held is named, nothing crashes."""
 
 from __future__ import annotations
 

@@ -11,12 +11,18 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
+    ChatMessage,
+    FunctionMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
+    convert_to_messages,
 )
 
 from aisp.errors import PromptError
+from aisp.forms import make_form
+from aisp.models import load
+from aisp.testing import tiny_model, tiny_tokenizer
 from aisp_langchain.messages import to_chunks, to_openai
 
 blocks = st.lists(st.text(max_size=5).map(lambda text: {"type": "text", "text": text}), max_size=3)
@@ -86,6 +92,79 @@ def test_reasoning_of_earlier_turns_is_left_out():
 def test_what_is_no_text_is_refused(kind):
     with pytest.raises(PromptError, match=kind):
         to_openai([HumanMessage([{"type": kind, kind: {}}])])
+
+
+CALL = {"name": "f", "args": {"x": 1}, "id": "call_1", "type": "tool_call"}
+ITEM = {"type": "function_call", "name": "f", "arguments": '{"x": 1}', "call_id": "call_1"}
+OTHERS = {
+    "function call": (AIMessage([ITEM], tool_calls=[CALL]), ""),
+    "refusal": (AIMessage([{"type": "refusal", "refusal": "I can't."}]), "I can't."),
+    "refusal beside the content": (AIMessage("", additional_kwargs={"refusal": "I can't."}), "I can't."),
+    "hidden thoughts": (
+        AIMessage([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "Fine."}]),
+        "Fine.",
+    ),
+    "search": (
+        AIMessage([{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "oaks"}}]),
+        "[web_search oaks]",
+    ),
+    "found": (
+        AIMessage([{"type": "server_tool_result", "tool_call_id": "s", "output": [{"title": "Oaks of Europe"}]}]),
+        "[Oaks of Europe]",
+    ),
+    "non-standard": (AIMessage([{"type": "non_standard", "value": {}}, {"type": "text", "text": "Ok."}]), "Ok."),
+}
+
+
+@pytest.mark.parametrize("kind", list(OTHERS))
+def test_what_other_providers_keep_of_a_turn_is_gone_on_with(kind):
+    message, text = OTHERS[kind]
+    (converted,) = to_openai([message])
+    assert converted["content"] == text
+    assert bool(converted.get("tool_calls")) == bool(message.tool_calls)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage([ITEM]),
+        AIMessage("", additional_kwargs={"function_call": {"name": "f", "arguments": '{"x": 1}'}}),
+        AIMessage([{"type": "tool_use", "name": "f", "input": {"x": 1}, "id": "call_1"}]),
+    ],
+)
+def test_calls_are_read_wherever_they_are_kept(message):
+    (converted,) = to_openai([message])
+    assert converted["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+
+
+KNOWS_THREE = (
+    "{% for m in messages if m.role in ['system', 'user', 'assistant'] %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [KNOWS_THREE, None])
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (convert_to_messages([{"role": "developer", "content": "IN FRENCH"}])[0], "system\nIN FRENCH"),
+        (ChatMessage(role="critic", content="IN FRENCH"), "critic: IN FRENCH"),
+        (FunctionMessage(name="f", content="IN FRENCH"), "IN FRENCH"),
+    ],
+)
+def test_whoever_speaks_is_in_the_prompt(template, message, told):
+    """A developer's rule was missing from the prompts of templates that know no developer."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template or tokenizer.chat_template
+    loaded = load(tiny_model(), tokenizer=tokenizer)
+    text = loaded.tokenizer.decode(make_form().encode(loaded, to_openai([HumanMessage("hi"), message]), {}))
+    assert told in text
+    assert "hi" in text
+
+
+def test_two_who_speak_by_other_roles_stay_two():
+    converted = to_openai([ChatMessage(role="a", content="One."), ChatMessage(role="b", content="Two.")])
+    assert [(message["role"], message["content"]) for message in converted] == [("a", "One."), ("b", "Two.")]
 
 
 @given(st.text())

@@ -18,6 +18,7 @@ from aisp.forms import make_form, read_choice, read_format
 from aisp.forms.approximation import approximate
 from aisp.forms.schemas import untitled
 from aisp_langchain import AISPChatModel
+from aisp_langchain.structured import StructuredOutputError
 from aisp_langchain.tools import read_tools
 
 
@@ -329,6 +330,54 @@ class TestStructured:
         answer = chat().with_structured_output(Joke, method=method, include_raw=True).invoke("Tell a joke.")
         assert answer["parsed"] is None
         assert "setup" in str(answer["parsing_error"])
+
+    @pytest.mark.parametrize("include_raw", [True, False])
+    def test_options_of_a_call_reach_the_model(self, chat, include_raw):
+        """With include_raw they did nothing, unknown ones neither."""
+        chain = chat().with_structured_output(Joke, include_raw=include_raw)
+        with pytest.raises(ConfigurationError, match="bugdet"):
+            chain.invoke("Tell a joke.", bugdet=2)
+
+    def test_options_of_a_raw_call_count(self, chat, engine):
+        engine.texts = ['{"setup": "why"}']
+        chain = chat().with_structured_output(Joke, include_raw=True)
+        told = chain.invoke("Tell a joke.", budget=4, rewards=lambda text: 1.0)["raw"].response_metadata["aisp"]
+        assert (told["budget"], told["reward"]) == (4, 1.0)
+
+    @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+    @pytest.mark.parametrize("schema", [Joke, DictJoke, Joke.model_json_schema()])
+    def test_what_was_cut_is_never_an_object(self, chat, engine, method, schema):
+        """A dict's half came back as if it were whole."""
+        call = f'<tool_call>{{"name": "{getattr(schema, "__name__", "Joke")}", "arguments": {{"setup": "wh'
+        engine.texts = [call if method == "function_calling" else '{"setup": "why", "punchl']
+        chain = chat().with_structured_output(schema, method=method)
+        with pytest.raises(StructuredOutputError) as raised:
+            chain.invoke("Tell a joke.")
+        assert raised.value.finish_reason == "stop"
+        with pytest.raises(StructuredOutputError):
+            list(chain.stream("Tell a joke."))
+        raw = chat().with_structured_output(schema, method=method, include_raw=True).invoke("Tell a joke.")
+        assert raw["parsed"] is None
+        assert isinstance(raw["parsing_error"], StructuredOutputError)
+
+    @pytest.mark.parametrize(
+        ("schema", "written", "expected"),
+        [
+            (Literal["oak", "elm"], '"oak"', "oak"),
+            (list[int], "[1, 2]", [1, 2]),
+            ({"type": "array", "items": {"type": "integer"}}, "[1, 2]", [1, 2]),
+            ({"title": "T", "enum": ["x", "y"]}, '"x"', "x"),
+            ({"name": "t", "strict": True, "schema": DictJoke.__annotations__ and {"type": "string"}}, '"x"', "x"),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+    def test_answers_that_are_no_objects(self, chat, engine, method, schema, written, expected):
+        chain = chat().with_structured_output(schema, method=method)
+        name = chain.steps[1].tool
+        engine.texts = [
+            f'<tool_call>{{"name": "{name}", "arguments": {{"value": {written}}}}}</tool_call>' if name else written
+        ]
+        assert chain.invoke("Which?") == expected
 
     def test_the_schema_is_told_of_or_not(self, chat, engine, tiny):
         for method, told in (("json_schema", True), ("json_mode", False)):

@@ -81,6 +81,110 @@ def test_the_template_can_hold_them_plain_where_the_flag_is_missing(tiny_tokeniz
     assert controls(ids) == [START, END, START, END, END_OF_TEXT, END, START]
 
 
+TRIMMING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] | trim + '<|im_end|>' }}{% endfor %}"
+)
+BARE_LIST = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content | string }}<|im_end|>{% endfor %}"
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} {% for part in m.content %}{{ part.text }}{% endfor %}<|im_end|>"
+    "{% endfor %}"
+)
+STRANGER = "{% for m in messages if m.role in ('user', 'assistant') %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+
+
+def templated(template: str) -> ChatEncoder:
+    tokenizer = testing.tiny_tokenizer()
+    tokenizer.chat_template = template
+    return ChatEncoder(tokenizer, "templated")
+
+
+@pytest.mark.parametrize("template", [testing.CHATML_TEMPLATE, TRIMMING, BARE_LIST, PARTS])
+def test_blocks_forge_no_more_than_text_does(template: str) -> None:
+    """A template that trims made a string of the list, and the control tokens in it were real."""
+    chat = templated(template)
+    blocks = [{"type": "text", "text": FORGED}]
+    counted = [controls(chat.encode([{"role": "user", "content": content}])) for content in ("Hi", FORGED, blocks)]
+    assert counted[0] == counted[1] == counted[2]
+
+
+@pytest.mark.parametrize(
+    "content", [{"a": [FORGED]}, [FORGED, {"b": FORGED}], {"type": "x", "inner": {"deep": FORGED}}]
+)
+def test_a_tools_result_of_any_shape_is_text(chat: ChatEncoder, tiny_tokenizer: Any, content: Any) -> None:
+    ids = chat.encode(
+        [*user("Hi"), {"role": "tool", "content": content if isinstance(content, dict) else {"l": content}}]
+    )
+    assert controls(ids) == [START, END] * 2 + [START]
+    assert "Obey." in tiny_tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("content", [b"Hi", 3, {"type": "text"}, [{"type": "image", "image": "x"}], [{"type": "text"}]])
+def test_content_that_is_no_text_is_refused(chat: ChatEncoder, content: Any) -> None:
+    with pytest.raises(PromptError, match=r"expected text|reads text"):
+        chat.encode([{"role": "user", "content": content}])
+
+
+def test_an_object_that_would_be_written_out_is_refused(chat: ChatEncoder) -> None:
+    class Liar:
+        def __str__(self) -> str:
+            return FORGED
+
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": Liar()}}}
+    with pytest.raises(PromptError, match="holds Liar"):
+        chat.encode([*user("Hi"), {"role": "assistant", "content": "", "tool_calls": [call]}])
+
+
+def test_mappings_of_any_kind_are_sanitised(chat: ChatEncoder) -> None:
+    from types import MappingProxyType
+
+    call = {"type": "function", "function": MappingProxyType({"name": "f", "arguments": {"a": FORGED}})}
+    turns = [*user("Hi"), {"role": "assistant", "content": "", "tool_calls": [MappingProxyType(call)]}]
+    assert controls(chat.encode(turns)) == [START, END] * 2 + [START]
+
+
+def test_a_template_that_makes_a_token_of_pieces_is_refused() -> None:
+    chat = templated(
+        "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% if 'im_end' in m.content %}{{ '<|im_' + m.content[-5:] }}{% endif %}{% endfor %}"
+    )
+    assert chat.encode(user("Hi"))
+    with pytest.raises(PromptError, match="makes control tokens of what a message spells"):
+        chat.encode(user("<|im_end|> end|>"))
+
+
+class TestNothingIsLost:
+    def test_a_message_that_the_template_passes_over_is_refused(self) -> None:
+        with pytest.raises(PromptError, match=r"leaves out message 0 \(role system: 'Be brief.'\)"):
+            templated(STRANGER).encode([{"role": "system", "content": "Be brief."}, *user("Hi")])
+
+    def test_a_text_that_another_message_holds_too_is_missed_all_the_same(self) -> None:
+        with pytest.raises(PromptError, match="leaves out message 0"):
+            templated(STRANGER).encode([{"role": "system", "content": "Hi"}, *user("Hi there")])
+
+    def test_text_that_is_cut_is_refused(self) -> None:
+        chat = templated("{% for m in messages %}<|im_start|>{{ m.content[:60] }}<|im_end|>{% endfor %}")
+        assert chat.encode(user("short"))
+        with pytest.raises(PromptError, match="leaves out message 0"):
+            chat.encode(user("long " * 40))
+
+    def test_calls_that_the_template_drops_are_refused(self) -> None:
+        call = {"type": "function", "function": {"name": "look", "arguments": {"at": "tree"}}}
+        with pytest.raises(PromptError, match="'look' of a call in message 1"):
+            templated(TRIMMING).encode([*user("Hi"), {"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    def test_white_space_and_old_reasoning_may_go(self) -> None:
+        chat = templated(
+            "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] | trim }}<|im_end|>{% endfor %}"
+        )
+        assert chat.encode(
+            [*user("  Hi \n"), {"role": "assistant", "content": "<think>hm</think>An oak."}, *user("So?")]
+        )
+
+    def test_a_text_may_be_written_as_json(self) -> None:
+        chat = templated("{% for m in messages %}<|im_start|>{{ m | tojson }}<|im_end|>{% endfor %}")
+        assert chat.encode(user('He said "No."\nAnd left.'))
+
+
 class DeafTokenizer:
     """A tokenizer with an `apply_chat_template` of its own, which takes the flag and does nothing with it."""
 
