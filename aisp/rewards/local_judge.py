@@ -5,41 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
 from aisp import engines, models
+from aisp.engines import Engine
 from aisp.errors import ConfigurationError, UnsupportedModelError
-from aisp.records import Candidate, FloatArray, Message, Score
+from aisp.models.codec import ChatCodec
+from aisp.records import Candidate, Score
 from aisp.rewards.base import Reward
 from aisp.rewards.rubric import Criterion, Rubric, describe, messages_for
 from aisp.rewards.scope import stop_if_given_up
 
 _OFFER = "next_token_log_probs"
-
-
-class Codec(Protocol):
-    """What turns messages into prompt tokens."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-    def encode(self, messages: Sequence[Message]) -> list[int]: ...
-
-
-class _Asked(NamedTuple):
-    """Who is asked for probabilities, and in which tokens."""
-
-    engine: Any
-    codec: Codec
-
-    def log_probs(self, prompt: Sequence[int], next_tokens: Sequence[int]) -> FloatArray:
-        found: FloatArray = self.engine.log_probs(prompt, next_tokens)
-        return found
 
 
 class LocalJudge(Reward):
@@ -116,20 +95,19 @@ class LocalJudge(Reward):
     def expected_level(self, candidate: Candidate, criterion: Criterion) -> float:
         """Return the mean level, from 0 to the number of levels less 1."""
         stop_if_given_up()
-        asked = self._asked()
-        prompt = asked.codec.encode(messages_for(self.rubric, candidate, criterion))
-        log_p = asked.log_probs(prompt, self._digit_tokens(asked.codec)[: len(criterion.levels)])
+        engine = self._judging_engine()
+        prompt = engine.codec.encode(messages_for(self.rubric, candidate, criterion))
+        log_p = engine.log_probs(prompt, self._digit_tokens(engine.codec)[: len(criterion.levels)])
         weights = np.exp(log_p - log_p.max())
         return float(weights @ np.arange(len(weights)) / weights.sum())
 
-    def _asked(self) -> _Asked:
-        """Return the engine and what encodes for it. The one place that knows where a judge's engine comes from."""
+    def _judging_engine(self) -> Engine:
         if self._engine is not None:
-            return _Asked(self._engine, self._engine.codec)
-        loaded = models.load(self.model, dtype=self.dtype, device=self.device)
-        return _Asked(engines.engine_for(loaded), loaded)
+            return self._engine
+        placed = {"dtype": self.dtype, "device": self.device} if isinstance(self.model, str | os.PathLike) else {}
+        return engines.engine_for(self.model, **placed)
 
-    def _digit_tokens(self, codec: Codec) -> list[int]:
+    def _digit_tokens(self, codec: ChatCodec) -> list[int]:
         with self._lock:
             if self._digits is None:
                 encoded = [codec.tokenizer.encode(str(d), add_special_tokens=False) for d in range(1, 10)]
@@ -142,7 +120,7 @@ class LocalJudge(Reward):
             return self._digits
 
 
-def _checked(engine: Any) -> Any:
+def _checked(engine: Any) -> Engine:
     """Refuse an engine that a judge can't ask."""
     if not callable(getattr(engine, "log_probs", None)) or not hasattr(engine, "codec"):
         raise ConfigurationError(
@@ -155,4 +133,5 @@ def _checked(engine: Any) -> Any:
             f"the engine {type(engine).__name__} offers {', '.join(sorted(offers)) or 'nothing'}, and a judge needs "
             f"{_OFFER}; judge on another engine, or with aisp_langchain.rewards.RubricJudge"
         )
-    return engine
+    judging: Engine = engine
+    return judging

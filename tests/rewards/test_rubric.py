@@ -200,6 +200,7 @@ def test_a_shift_is_what_the_attacks_do():
 
 def test_the_command_line_measures_a_judge(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("aisp.models.load", lambda name, **options: tiny)
+    monkeypatch.setattr("aisp.models.check_name", lambda name: None)
     out = tmp_path / "shift.json"
 
     def run(*arguments):
