@@ -50,13 +50,13 @@ class Curve:
     """Seconds by size, and the exponents fitted to them.
 
     Args:
-        name: The axis's.
-        what: Likewise.
-        sizes: Those that the model's context holds.
-        left_out: Those that it doesn't.
-        seconds: Median of each of `sizes`.
-        exponent: Over all sizes.
-        exponent_at_end: Over the largest, a factor of 4.
+        name: Name of the axis.
+        what: What grows, in words.
+        sizes: Sizes that the model's context holds.
+        left_out: Sizes that it doesn't hold.
+        seconds: Median seconds at each of `sizes`.
+        exponent: Slope over all sizes.
+        exponent_at_end: Slope over the largest, a factor of 4.
     """
 
     name: str

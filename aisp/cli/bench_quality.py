@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +35,6 @@ from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile
 from aisp.models import DEFAULT_MODEL
 from aisp.records import Sampling
-from aisp.rewards import Reward
 from aisp.rewards.spec import parse_reward, parse_rewards
 from aisp.service import Service
 from aisp.settings import SearchSettings
@@ -121,17 +120,6 @@ def quality(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Compared:
-    """What is compared: the rewards, the strategies, the rules and the plain samples, by their words."""
-
-    reward: Reward
-    held_out: dict[str, Reward]
-    strategies: dict[str, SearchSettings]
-    rules: dict[str, Selection]
-    plain: dict[str, Sampling]
-
-
 def run_quality(
     prompts: Path,
     rewards: Sequence[str],
@@ -170,7 +158,7 @@ def run_quality(
     compared = _read(rewards, held_out, strategies, rules, plain, num_samples)
     file, console = PromptFile(prompts, skip=skip, limit=limit), Console()
     report_path, picture = _places(out, name)
-    check_rewards(compared.reward, *compared.held_out.values())
+    check_rewards(compared["reward"], *compared["held_out"].values())
     with ResultFile(
         out / "rows.jsonl", _COMMAND, {"model": model, "dtype": dtype, "max_tokens": max_tokens}
     ) as results:
@@ -180,11 +168,7 @@ def run_quality(
         bench = Quality(
             model=loaded,
             prompts=[prompt.messages for prompt in file.prompts],
-            reward=compared.reward,
-            held_out=compared.held_out,
-            strategies=compared.strategies,
-            rules=compared.rules,
-            plain=compared.plain,
+            **compared,
             pool_size=pool,
             budget=budget,
             max_tokens=max_tokens,
@@ -196,10 +180,9 @@ def run_quality(
             bench = _within(bench, plain[0], between, console)
         _run(bench, "pools and searches", console)
         made = report(bench, plain[0])
-    text = made.markdown()
-    write_report(report_path, _COMMAND, text)
+    write_report(report_path, _COMMAND, made.markdown())
     made.plot(picture)
-    show_all(console, Markdown(printable(text)))
+    show_all(console, Markdown(printable(made.markdown())))
     show(console, f"rows.jsonl, {name}.md and {name}.png are in {out}")
     file.end()
     return made
@@ -219,19 +202,20 @@ def _read(
     rules: Sequence[str],
     plain: Sequence[str],
     num_samples: int,
-) -> _Compared:
+) -> dict[str, Any]:
+    """Return what is compared, as `Quality` takes it, by its words."""
     reward = parse_rewards(rewards)
     if reward is None:
         raise ConfigurationError("there is nothing to optimise; give --reward")
     if not plain:
         raise ConfigurationError("there is no baseline; give --plain temperature=0.8")
-    return _Compared(
-        reward=reward,
-        held_out={spec: parse_reward(spec) for spec in held_out},
-        strategies={spec: _strategy(spec, num_samples) for spec in strategies},
-        rules={spec: _rule(spec) for spec in rules},
-        plain={spec: _sampling(spec) for spec in plain},
-    )
+    return {
+        "reward": reward,
+        "held_out": {spec: parse_reward(spec) for spec in held_out},
+        "strategies": {spec: _strategy(spec, num_samples) for spec in strategies},
+        "rules": {spec: _rule(spec) for spec in rules},
+        "plain": {spec: _sampling(spec) for spec in plain},
+    }
 
 
 def _places(out: Path, name: str) -> tuple[Path, Path]:

@@ -27,7 +27,9 @@ from aisp.cli.prompts import PromptFile
 from aisp.cli.terminal import add_row, new_table, show, show_all
 from aisp.errors import ConfigurationError
 from aisp.jsonl import ResultFile, result_key
-from aisp.models import DEFAULT_MODEL
+from aisp.models import DEFAULT_MODEL, LoadedModel
+from aisp.records import Message
+from aisp.rewards import Reward
 from aisp.rewards.spec import parse_rewards
 from aisp.service import Service
 
@@ -80,21 +82,28 @@ def streaming(
     file, console = PromptFile(prompts, limit=limit), Console(stderr=True)
     made_by: dict[str, Any] = {"model": model, "dtype": dtype, "device": device, "rewards": reward}
     made_by |= {"reward_fingerprint": scorer.fingerprint, "budget": budget, "commit_budget": commit_budget, **numbers}
-    rows: list[Row] = []
     with ResultFile(out, "bench streaming", made_by) as results:
         with loading(console, model):
             loaded = models.load(model, dtype=dtype, device=device)
         file.drop_unfit(Service(loaded))
         asked = [(prompt.messages, seed, arm) for prompt in file.prompts for seed in range(seeds) for arm in arms]
         with progress_on(console) as progress:
-            for messages, seed, arm in progress.track(asked, description="answers"):
-                own = {**arms[arm], "seed": seed}
-                key = result_key(messages, own)
-                if key not in results.done:
-                    results.write(key, measure(loaded, messages, scorer, arm, own))
-                rows.append(results.done[key])
+            rows = [
+                _answered(results, loaded, scorer, messages, arm, {**arms[arm], "seed": seed})
+                for messages, seed, arm in progress.track(asked, description="answers")
+            ]
     _report(rows, Console())
     file.end()
+
+
+def _answered(
+    results: ResultFile, model: LoadedModel, reward: Reward, messages: Sequence[Message], arm: str, own: dict[str, Any]
+) -> Row:
+    """Return a row that is there already, or a new one."""
+    key = result_key(messages, own)
+    if key not in results.done:
+        results.write(key, measure(model, messages, reward, arm, own))
+    return results.done[key]
 
 
 def _report(rows: Sequence[Row], console: Console) -> None:

@@ -58,8 +58,8 @@ def tools(
 ) -> None:
     """Count how often the right tool is called.
 
-    The model answers alone, and by searches for which a rule chooses that does not know the right answers. Searches in
-    flight at once share a batch, and each one's seconds are counted in full.
+    The model answers alone, and by searches for which a rule chooses that does not know the right answers. Searches
+    in flight at once share a batch, and each one's seconds are counted in full.
     """
     run_tools(
         model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -89,19 +90,12 @@ def check(
     with loading(console, model):
         loaded = models.load(model, dtype=dtype)
     file.drop_unfit(Service(loaded))
+    messages = [prompt.messages for prompt in file.prompts]
     with progress_on(console) as progress:
-        drawing = progress.add_task(f"{samples} samples a prompt", total=len(file.prompts))
-        scoring = progress.add_task("scoring, twice", total=2 * len(file.prompts))
-        responses = draw_samples(
-            loaded,
-            [prompt.messages for prompt in file.prompts],
-            samples=samples,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            seed=seed,
-            concurrency=concurrency,
-            advance=lambda: progress.advance(drawing),
-        )
+        drawing = progress.add_task(f"{samples} samples a prompt", total=len(messages))
+        scoring = progress.add_task("scoring, twice", total=2 * len(messages))
+        draw = partial(draw_samples, loaded, messages, advance=lambda: progress.advance(drawing))
+        responses = draw(samples=samples, max_tokens=max_tokens, sampling=sampling, seed=seed, concurrency=concurrency)
         found = check_reward(scorer, responses, bounds=bounds, advance=lambda: progress.advance(scoring))
     _show(console, found)
     if out is not None:

@@ -35,7 +35,7 @@ def check_reward(
     thresholds: Thresholds | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> RewardCheck:
-    """Measure whether a reward gives a search something to go by.
+    """Measure whether a reward gives a search something to climb.
 
     Each prompt's responses are scored in a session of their own, as a search would score them, then again.
 
@@ -43,7 +43,7 @@ def check_reward(
         reward: What is checked.
         responses: Several a prompt, as `draw_samples` returns them.
         bounds: The range that values should keep; None for any.
-        thresholds: From where on something is complained of.
+        thresholds: Limits from which on a finding is reported.
         advance: Called twice a prompt.
 
     Raises:

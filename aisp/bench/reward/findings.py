@@ -12,13 +12,13 @@ from aisp.rewards.findings import VETOED_FRACTION
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """From where on something is complained of.
+    """Limits from which on a finding is reported.
 
     Args:
-        vetoed_fraction: Vetoed responses.
-        distinct_fraction: Below this share of different responses the samples say little.
-        saturated_fraction: Responses with exactly the highest value.
-        sparse_fraction: Responses with exactly the lowest value.
+        vetoed_fraction: Share of vetoed responses.
+        distinct_fraction: Share of different responses below which the samples say little.
+        saturated_fraction: Share of responses with exactly the highest value.
+        sparse_fraction: Share of responses with exactly the lowest value.
         tied_fraction: Tied pairs of different responses to one prompt.
         between_share: Share of the variance that lies between prompts.
         length: Rank correlation with the number of words, in absolute value.
@@ -27,8 +27,8 @@ class Thresholds:
         leading: A part whose rank correlation with the whole is at least this leads, and
         idle: one whose correlation with the whole is then at most this, in absolute value, is idle.
         noise: Largest change between two scorings, in standard deviations within prompts.
-        seconds: A candidate.
-        standard_errors: That a correlation must be away from 0 to be spoken of.
+        seconds: Seconds that scoring a candidate takes.
+        standard_errors: How far from 0 a correlation must be to be reported.
     """
 
     vetoed_fraction: float = VETOED_FRACTION
