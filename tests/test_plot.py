@@ -8,7 +8,8 @@ from aisp.records import Limits, Score
 from aisp.search.loop import Aligner, Request
 from aisp.search.plan import Plan
 from aisp.strategies import AISP, BestOfN
-from tests.search.fakes import FakeEngine, FakeReward
+from aisp.testing import FakeEngine
+from tests.search.fakes import FakeReward
 
 
 def alignment_of(strategy):

@@ -64,6 +64,7 @@ class Aligner:
             for no limit. What choosing among responses adds is not counted.
         commit_tokens: Search block after block of this many tokens (`aisp.search.blocks`), each settled once it is
             chosen; None searches whole responses.
+        clock: Tells the time in seconds, which deadlines are compared with.
 
     Raises:
         ConfigurationError: A budget above 1 without a reward, blocks for a reward that can't score them, or a strategy
@@ -82,6 +83,7 @@ class Aligner:
         stops: Stops | None = None,
         kl_budget: float | None = None,
         commit_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_budget(plan, reward)
         check_commits(commit_tokens, reward)
@@ -95,6 +97,7 @@ class Aligner:
         self.settle = settle
         self.kl_budget = kl_budget
         self.commit_tokens = commit_tokens
+        self.clock = clock
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ class Search:
         self._scorer = None if aligner.reward is None else aligner.reward.session()
         self._strategy_state: Any = None
         self._state = SearchState(
-            started=time.monotonic(),
+            started=aligner.clock(),
             seed=fresh_seed() if request.seed is None else request.seed,
             block=self._next_block(None, None),
         )
@@ -179,7 +182,7 @@ class Search:
 
     def _round(self, prefix: Prefix) -> Round | None:
         """Draw and score a round; None where the time ran out and nothing of it is of use."""
-        state, strategy, started = self._state, self._with.strategy, time.monotonic()
+        state, strategy, started = self._state, self._with.strategy, self._with.clock()
         proposals = strategy.propose(self._strategy_state, min(self._with.plan.num_samples, state.left))
         drawn = self._request.with_grammar(state.block.to_response(proposals), first=state.spent == 0)
         rollouts = self._with.engine.rollout(prefix, drawn, self._request.limits, self._progress)
@@ -205,7 +208,7 @@ class Search:
             best=state.best,
             ess=info.ess,
             reward_temperature=info.reward_temperature,
-            seconds=time.monotonic() - started,
+            seconds=self._with.clock() - started,
             block=state.block.index,
             start=state.block.start,
         )
@@ -235,10 +238,10 @@ class Search:
         if deadline is None or not candidates:
             return self._scorer.score(candidates)
         grace = max(_GRACE * (deadline - state.started), _LEAST_GRACE) if state.best is None else 0.0
+        until = time.monotonic() + deadline - self._with.clock()
+        cancel = self._request.limits.cancel
         try:
-            return score_within(
-                self._scorer, candidates, deadline=deadline, cancel=self._request.limits.cancel, grace=grace
-            )
+            return score_within(self._scorer, candidates, deadline=until, cancel=cancel, grace=grace)
         except ScoringStoppedError as stopped:
             state.cut_by = stopped.reason
             return [Score(value=math.nan, error=str(stopped))] * len(candidates)
@@ -284,7 +287,7 @@ class Search:
             return state.cut_by
         if state.left <= 0:
             return "budget"
-        if deadline is not None and state.spent and time.monotonic() >= deadline:
+        if deadline is not None and state.spent and self._with.clock() >= deadline:
             return "deadline"
         if stops.patience is not None and state.stale >= stops.patience:
             return "patience"
@@ -355,7 +358,7 @@ class Search:
             responses=min(self._with.plan.budget, sum(len(round_.responses) for round_ in state.rounds)),
             forward_tokens=state.forward_tokens,
             prompt_tokens=len(self._request.prompt_tokens),
-            seconds=time.monotonic() - state.started,
+            seconds=self._with.clock() - state.started,
         )
 
 

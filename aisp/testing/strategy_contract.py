@@ -24,6 +24,7 @@ from aisp.records import Capability, Limits, Proposal, Rollout, Score
 from aisp.strategies.base import Info, SearchContext, Strategy
 from aisp.strategies.registry import build_strategy, describe_strategy
 from aisp.testing.contract import _expect
+from aisp.testing.toy import ToyEngine
 
 _ATOMS = (str, bytes, int, float, bool, type(None))
 _ONE_RESPONSE, _ALL, _EVERY_SECOND, _LAST_FIRST = slice(0, 1), slice(None), slice(None, None, 2), slice(None, None, -1)
@@ -53,7 +54,7 @@ class StrategyContract:
     """
 
     strategy: Strategy[Any]
-    engine: Any
+    engine: Any = ToyEngine()
     others: Sequence[Strategy[Any]] = ()
     context = SearchContext(root_seed=5, budget=32, num_samples=8, max_tokens=4, partial=True)
 

@@ -1,50 +1,13 @@
-"""An engine of canned texts and rewards that are plain functions, for tests of the loop."""
+"""Rewards that are plain functions, and searches that run to their end, for tests of the loop."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from aisp.forms import Form
-from aisp.records import CAPABILITIES, TOKEN_FIGURES, Candidate, Limits, Prefix, Proposal, Rollout, Score, Tokens
+from aisp.records import Candidate, Score
 from aisp.search.events import SearchEnded, SearchStep
 from aisp.search.loop import Aligner
-
-
-class FakeEngine:
-    """Answers with a word that depends on the proposal's seed; every rollout takes `seconds`."""
-
-    context_length = None
-    offers = CAPABILITIES
-    codec = None
-
-    def __init__(self, seconds: float = 0.0, words: Sequence[str] = ("ash", "birch", "cedar", "elm", "fir")) -> None:
-        self.seconds = seconds
-        self.words = words
-        self.calls: list[int] = []
-
-    def prefill(self, token_ids):
-        return Prefix(token_ids=tuple(token_ids))
-
-    def rollout(self, prefix: Prefix, proposals: Sequence[Proposal], limits: Limits, progress=None):
-        self.calls.append(len(proposals))
-        time.sleep(self.seconds)
-        over = limits.deadline is not None and time.monotonic() >= limits.deadline
-        over = over or (limits.cancel is not None and limits.cancel.is_set())
-        return [self._answer(proposal, cancelled=over) for proposal in proposals]
-
-    def _answer(self, proposal: Proposal, cancelled: bool) -> Rollout:
-        word = self.words[proposal.seed % len(self.words)]
-        figures = {name: np.full(3, 1.0 if name == "entropy" else -1.0) for name in TOKEN_FIGURES}
-        return Rollout(
-            tokens=Tokens(ids=(1, 2, 3), **figures),
-            text=word,
-            finish_reason="cancelled" if cancelled else "stop",
-            forward_tokens=2,
-            measured={"natural_scale": 0.5} if "natural_scale" in proposal.measures else {},
-        )
 
 
 class FakeReward:

@@ -10,27 +10,44 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError, EngineError
+from aisp.errors import (
+    AllCandidatesExcludedError,
+    ConfigurationError,
+    DeadlineExceededError,
+    EngineError,
+    RewardWarning,
+)
 from aisp.records import Limits, Score
+from aisp.rewards import Reward
 from aisp.search.events import SearchStep, TextCommitted
 from aisp.search.plan import Plan, make_plan
 from aisp.search.request import Request
 from aisp.search.stopping import Stops
 from aisp.strategies import AISP, BestOfN
-from tests.search.fakes import FakeEngine, FakeReward, Searches
+from aisp.testing import FakeClock
+from aisp.testing import FakeEngine as Canned
+from tests.search.fakes import FakeReward, Searches
 
 LENGTH = FakeReward(len)
 
 
-def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, kl_budget=None, **stops):
+TREES = ("ash", "birch", "cedar", "elm", "fir")
+
+
+def engine_of(texts=TREES, **options):
+    return Canned(texts, **options)
+
+
+def aligner_of(engine=None, reward=LENGTH, strategy=None, plan=None, kl_budget=None, clock=time.monotonic, **stops):
     plan = plan or Plan(budget=40, num_samples=16)
     return Searches(
-        engine or FakeEngine(),
+        engine or engine_of(),
         strategy or BestOfN(),
         reward,
         plan,
         stops=Stops(**stops),
         kl_budget=kl_budget,
+        clock=clock,
     )
 
 
@@ -41,20 +58,20 @@ def request_of(**limits):
 
 
 def test_the_best_of_everything_is_returned_and_the_last_round_may_be_short():
-    engine = FakeEngine()
+    engine = engine_of()
     alignment = aligner_of(engine).align(request_of())
     assert engine.calls == [16, 16, 8]
     assert alignment.text in ("birch", "cedar")
     assert alignment.best.reward == 5
     assert alignment.stopped_by == "budget"
-    assert (alignment.cost.responses, alignment.cost.forward_tokens, alignment.cost.prompt_tokens) == (40, 80, 2)
+    assert (alignment.cost.responses, alignment.cost.forward_tokens, alignment.cost.prompt_tokens) == (40, 40, 2)
     assert len(list(alignment.responses)) == 40
     first = next(response for response in alignment.responses if response.reward == 5)
     assert (alignment.best.round_index, alignment.best.row) == (first.round_index, first.row), "the first of a tie"
 
 
 def test_calibration_is_counted_in_the_budget():
-    engine = FakeEngine()
+    engine = engine_of()
     aligner_of(engine, strategy=AISP()).align(request_of())
     assert engine.calls == [1, 16, 16, 7]
 
@@ -76,33 +93,95 @@ def test_equal_seeds_give_equal_searches_and_fresh_ones_are_named():
 
 
 def test_a_target_stops_the_search():
-    engine = FakeEngine()
+    engine = engine_of()
     alignment = aligner_of(engine, target_reward=5).align(request_of())
     assert (alignment.stopped_by, engine.calls) == ("target_reward", [16])
     assert aligner_of(target_reward=6).align(request_of()).stopped_by == "budget"
 
 
 def test_patience_counts_rounds_without_a_better_response():
-    engine = FakeEngine(words=["same"])
+    engine = engine_of(texts=["same"])
     alignment = aligner_of(engine, plan=Plan(budget=100, num_samples=4), patience=2).align(request_of())
     assert (alignment.stopped_by, engine.calls) == ("patience", [4, 4, 4])
 
 
+def timed(seconds, reward=LENGTH, **stops):
+    """Return an aligner whose rounds take so many seconds, by a clock that stands still between them."""
+    clock = FakeClock()
+    return aligner_of(engine_of(seconds=seconds, clock=clock), reward=reward, clock=clock, **stops)
+
+
 def test_at_the_deadline_the_best_so_far_is_returned():
-    alignment = aligner_of(FakeEngine(seconds=0.1)).align(request_of(deadline=time.monotonic() + 0.15))
+    alignment = timed(10.0).align(request_of(deadline=15.0))
     assert alignment.stopped_by == "deadline"
     assert alignment.cost.responses == 16
-    assert alignment.cost.forward_tokens == 64, "what was cancelled was paid for as well"
+    assert alignment.best.rollout.finish_reason == "stop"
+    assert alignment.cost.seconds == 20.0
 
 
 def test_partial_responses_serve_where_nothing_is_complete():
-    alignment = aligner_of(FakeEngine(seconds=0.05)).align(request_of(deadline=time.monotonic()))
+    alignment = timed(5.0).align(request_of(deadline=2.0))
     assert alignment.best.rollout.finish_reason == "cancelled"
+    assert alignment.stopped_by == "deadline"
 
 
-def test_at_the_deadline_it_raises_where_the_caller_chose_so():
-    with pytest.raises(DeadlineExceededError, match="of 40 responses"):
-        aligner_of(FakeEngine(seconds=0.1), on_timeout="raise").align(request_of(deadline=time.monotonic() + 0.15))
+@pytest.mark.parametrize("plan", [Plan(budget=40, num_samples=16), Plan(budget=16, num_samples=16)], ids=["3", "1"])
+@pytest.mark.parametrize("deadline", [5.0, 15.0, 25.0], ids=lambda seconds: f"after {seconds:g} s")
+def test_at_the_deadline_it_raises_where_the_caller_chose_so(plan, deadline):
+    """It did not in the last round, nor in the only one, since the budget was looked at first."""
+    taken = 10.0 * -(-plan.budget // 16)
+    search = timed(10.0, plan=plan, on_timeout="raise")
+    if deadline >= taken:
+        assert search.align(request_of(deadline=deadline)).stopped_by == "budget"
+        return
+    with pytest.raises(DeadlineExceededError, match=f"of {plan.budget} responses"):
+        search.align(request_of(deadline=deadline))
+
+
+def test_a_plain_sample_that_was_cut_raises_too():
+    search = timed(10.0, reward=None, plan=Plan(budget=1, num_samples=1), on_timeout="raise")
+    with pytest.raises(DeadlineExceededError, match="of 1 responses"):
+        search.align(request_of(deadline=5.0))
+
+
+class Hangs(Reward):
+    """Scores at once until it is asked for the nth time, and then never."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+        self.release = threading.Event()
+
+    def _score(self, candidates):
+        self.calls -= 1
+        if self.calls < 0:
+            self.release.wait(30)
+        return [float(len(candidate.text)) for candidate in candidates]
+
+
+def test_a_reward_that_hangs_is_given_up_at_the_deadline():
+    """A timeout bounded decoding alone: a judge that never answered was waited for without end."""
+    reward = Hangs(calls=0)
+    with pytest.raises(DeadlineExceededError, match="before the first of 40 responses was scored"):
+        aligner_of(reward=reward).align(request_of(deadline=time.monotonic() + 0.2))
+    reward.release.set()
+
+
+def test_what_was_scored_before_a_reward_hung_is_returned():
+    reward = Hangs(calls=1)
+    alignment = aligner_of(reward=reward).align(request_of(deadline=time.monotonic() + 0.2))
+    reward.release.set()
+    assert alignment.stopped_by == "deadline"
+    assert alignment.best.reward == 5
+    assert "before the reward 'hangs' had scored" in alignment.summary()["rounds"][-1]["excluded"][0]
+
+
+def test_a_reward_that_tells_nothing_apart_is_said_so():
+    texts = [f"{one} {two}" for one in TREES for two in TREES]
+    with pytest.warns(RewardWarning, match="exactly 1, so there is nothing to search for"):
+        alignment = aligner_of(engine_of(texts), reward=FakeReward(lambda text: 1.0)).align(request_of())
+    assert alignment.summary()["warnings"] == list(alignment.warnings)
+    assert "nothing to search for" in alignment.warnings[0]
 
 
 def test_a_cancelled_search_returns_what_it_has_or_says_that_it_has_nothing():
@@ -204,19 +283,22 @@ def test_three_that_disagree_are_an_error():
         make_plan(None, 0, None)
 
 
-class SteeringEngine(FakeEngine):
+class SteeringEngine(Canned):
     """Steers each answer by as many nats as its word has letters."""
 
-    def _answer(self, proposal, cancelled):
-        rollout = super()._answer(proposal, cancelled)
-        kl = np.full(3, len(rollout.text) / 3)
+    def rollout(self, *arguments):
+        return [self._steered(rollout) for rollout in super().rollout(*arguments)]
+
+    def _steered(self, rollout):
+        count = len(rollout.tokens)
+        kl = np.full(count, len(rollout.text) / count)
         return replace(rollout, tokens=replace(rollout.tokens, kl_to_base=kl))
 
 
 def test_what_was_steered_over_the_kl_budget_is_never_returned():
     plan = Plan(budget=40, num_samples=16)
-    free = aligner_of(SteeringEngine(), plan=plan).align(request_of())
-    held = aligner_of(SteeringEngine(), plan=plan, kl_budget=3.5).align(request_of())
+    free = aligner_of(SteeringEngine(TREES), plan=plan).align(request_of())
+    held = aligner_of(SteeringEngine(TREES), plan=plan, kl_budget=3.5).align(request_of())
     assert len(free.text) == 5
     assert len(held.text) == 3
     over = [response for response in held.responses if len(response.text) > 3]
@@ -224,4 +306,4 @@ def test_what_was_steered_over_the_kl_budget_is_never_returned():
     assert all(response.score.vetoed for response in over)
     assert over[0].score.comment == "steered by 5.0 nats, over the kl_budget of 3.5"
     with pytest.raises(AllCandidatesExcludedError, match="40 vetoed"):
-        aligner_of(SteeringEngine(), plan=plan, kl_budget=2.0).align(request_of())
+        aligner_of(SteeringEngine(TREES), plan=plan, kl_budget=2.0).align(request_of())
