@@ -99,5 +99,5 @@ def test_what_names_no_engine_is_said_with_what_there_is(installed, name, messag
 
 
 def test_importing_engines_and_models_loads_no_torch():
-    code = "import sys, aisp.engines, aisp.models, aisp.testing; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, aisp.engines, aisp.models, aisp.testing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
