@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,8 +81,7 @@ class DecisionReward(Reward):
 
 def is_decision_model(source: Any) -> bool:
     """Return whether something is a decision model; False where core has none yet."""
-    try:
-        decisions = importlib.import_module("langchain_core.decisions")
-    except ImportError:
-        return False
-    return isinstance(source, decisions.BaseDecisionModel)
+    # Not imported: whoever made one has done that. An import that fails would run Python's import system at every
+    # request, where Ctrl-C can leave its lock taken for good, so that every later import hangs.
+    decisions = sys.modules.get("langchain_core.decisions")
+    return decisions is not None and isinstance(source, decisions.BaseDecisionModel)

@@ -86,7 +86,7 @@ class Scheduler:
         self._bells: deque[SimpleQueue[None]] = deque()
         self._trials = Trials()
         self._whole = True
-        self._in_cycle = False
+        self._cycling: _Driver | None = None
         self._untidy = False
         self._retried = False
 
@@ -147,7 +147,7 @@ class Scheduler:
                     driver = self._drivers.setdefault("", me)
                     self.check_running()
                     if driver is me or driver.thread == me.thread:  # the latter if `on_progress` asks for more
-                        self._cycle()
+                        self._cycle_of(driver)
                         self._ring()
                     else:
                         self._listen(bell, done)
@@ -208,18 +208,17 @@ class Scheduler:
             self._drivers.pop("")
             self._ring()
 
+    def _cycle_of(self, driver: _Driver) -> None:
+        """Run a cycle on behalf of a driver, unless one of its own is under way, as in a signal handler."""
+        if self._cycling is driver:
+            raise EngineError("the engine was asked for more from within its own decoding; ask from another thread")
+        self._cycling = driver  # an interrupted driver is left here, and is not one ever again
+        self._cycle()
+        self._cycling = None
+
     @torch.inference_mode()
     def _cycle(self) -> None:
         """Take in what has come, and run one step."""
-        if self._in_cycle:
-            raise EngineError("the engine was asked for more from within its own decoding; ask from another thread")
-        self._in_cycle = True
-        try:
-            self._run_cycle()
-        finally:
-            self._in_cycle = False
-
-    def _run_cycle(self) -> None:
         self._begin()
         joining: list[Sequence] = []
         try:
