@@ -7,6 +7,7 @@
     ├── PromptError                 messages that the chat template cannot hold, or a prompt that is too long
     ├── RewardError                 a reward that failed, or returned what is no reward
     │   └── AllCandidatesExcludedError   nothing is left to choose from
+    ├── StructuredOutputError       an answer that is not an object of its schema (also a ValueError)
     ├── EngineError                 decoding failed
     └── DeadlineExceededError       the time ran out and the caller asked to be told (also a TimeoutError)
 
@@ -44,6 +45,19 @@ class RewardError(AISPError):
 
 class AllCandidatesExcludedError(RewardError):
     """Every candidate was vetoed or could not be scored, so there is none to return."""
+
+
+class StructuredOutputError(AISPError, ValueError):
+    """An answer that is not an object of its schema: it was cut off, breaks the schema, or calls nothing.
+
+    Attributes:
+        finish_reason: The answer's: "length" for max_tokens, "cancelled" for the deadline, else "stop"; None where it
+            is not known.
+    """
+
+    def __init__(self, message: str, *, finish_reason: str | None = None) -> None:
+        super().__init__(message)
+        self.finish_reason = finish_reason
 
 
 class EngineError(AISPError):

@@ -22,6 +22,7 @@ from aisp.engines.base import Engine, Progress
 from aisp.errors import ConfigurationError, EngineError
 from aisp.forms import Form, make_form
 from aisp.forms.room import check_room
+from aisp.forms.templates import opens_reasoning
 from aisp.models import DEFAULT_MODEL, LoadedModel
 from aisp.models.codec import ChatCodec
 from aisp.records import Message
@@ -40,8 +41,6 @@ FORM_OPTIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "respon
 OTHER_OPTIONS = frozenset({"engine", "rewards", "preferences", "reference", "template_kwargs"})
 CALL_OPTIONS = SETTINGS | FORM_OPTIONS | OTHER_OPTIONS
 """What may be given to a call, over what the service was built with."""
-
-_TAIL = 8  # prompt tokens that a `<think>` and what follows it take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,7 +381,7 @@ def make_request(
         seed=call.settings.seed,
         reference=call.reference,
         grammar=grammar,
-        reasoning=str(codec.tokenizer.decode(prompt_tokens[-_TAIL:])).rstrip().endswith("<think>"),
+        reasoning=opens_reasoning(codec, prompt_tokens),
         explored=explored,
     )
 

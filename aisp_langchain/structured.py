@@ -25,8 +25,9 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
+from aisp import errors
 from aisp.engines.bounds import resolve
-from aisp.errors import AISPError, ConfigurationError
+from aisp.errors import ConfigurationError
 from aisp.forms.cut import cut_by, why_incomplete
 from aisp.forms.holding import violation
 from aisp.forms.parsing import read_json
@@ -37,15 +38,11 @@ METHODS = ("function_calling", "json_schema", "json_mode")
 _VALUE = "value"  # the argument that holds what isn't an object
 
 
-class StructuredOutputError(AISPError, OutputParserException):
-    """An answer that is not an object of its schema: it was cut off, breaks the schema, or calls nothing.
-
-    Attributes:
-        finish_reason: The answer's: "length" for max_tokens, "cancelled" for the deadline, else "stop".
-    """
+class StructuredOutputError(errors.StructuredOutputError, OutputParserException):
+    """`aisp.errors.StructuredOutputError` as LangChain knows the errors of its parsers, with the answer's text."""
 
     def __init__(self, message: str, *, finish_reason: str | None, llm_output: str) -> None:
-        super().__init__(message, llm_output=llm_output)
+        OutputParserException.__init__(self, message, llm_output=llm_output)
         self.finish_reason = finish_reason
 
 

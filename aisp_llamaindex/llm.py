@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.generic_utils import chat_response_to_completion_response
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -41,9 +40,10 @@ from aisp.settings import DEFAULT_MAX_TOKENS, SearchFields, override
 from aisp.threads import cancellable, items
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
 from aisp_llamaindex.rewards import as_reward
+from aisp_llamaindex.structured import StructuredStreams, to_completion
 
 
-class AISPLLM(SearchFields, FunctionCallingLLM):
+class AISPLLM(StructuredStreams, SearchFields, FunctionCallingLLM):
     """A local LLM, steered per request towards what its rewards like. Calls tools, and is held to their schemas.
 
     All fields of `aisp.settings.SearchFields` may be given to the constructor and, as keyword arguments, to every
@@ -131,7 +131,7 @@ class AISPLLM(SearchFields, FunctionCallingLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        return _completion(self._answer(self._asked(prompt, formatted), kwargs))
+        return to_completion(self._answer(self._asked(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -139,7 +139,7 @@ class AISPLLM(SearchFields, FunctionCallingLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        return (_completion(piece) for piece in self._pieces(self._asked(prompt, formatted), kwargs))
+        return (to_completion(piece) for piece in self._pieces(self._asked(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -148,7 +148,7 @@ class AISPLLM(SearchFields, FunctionCallingLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         asked = self._asked(prompt, formatted)
-        return _completion(await cancellable(lambda cancel: self._answer(asked, kwargs, cancel)))
+        return to_completion(await cancellable(lambda cancel: self._answer(asked, kwargs, cancel)))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
@@ -157,7 +157,7 @@ class AISPLLM(SearchFields, FunctionCallingLLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         asked = self._asked(prompt, formatted)
-        return items(lambda cancel: map(_completion, self._pieces(asked, kwargs, cancel)))
+        return items(lambda cancel: map(to_completion, self._pieces(asked, kwargs, cancel)))
 
     def _prepare_chat_with_tools(
         self,
@@ -248,10 +248,3 @@ class AISPLLM(SearchFields, FunctionCallingLLM):
             template_kwargs=self.template_kwargs,
             explore_calls=self.explore_calls,
         )
-
-
-def _completion(response: ChatResponse) -> CompletionResponse:
-    """Return an answer as that of a completion, which LlamaIndex's own conversion loses the delta of."""
-    completion = chat_response_to_completion_response(response)
-    completion.delta = response.delta
-    return completion

@@ -18,21 +18,9 @@ from llama_index.core.prompts import BasePromptTemplate
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from aisp.errors import AISPError
+from aisp.errors import StructuredOutputError
 from aisp.forms.cut import why_incomplete
 from aisp.forms.schemas import inlined, read_schema
-
-
-class StructuredOutputError(AISPError, ValueError):
-    """An answer that is not an object of its class: it was cut off, or breaks the class's own rules.
-
-    Attributes:
-        finish_reason: The answer's: "length" for max_tokens, "cancelled" for the deadline, else "stop".
-    """
-
-    def __init__(self, message: str, *, finish_reason: str | None) -> None:
-        super().__init__(message)
-        self.finish_reason = finish_reason
 
 
 class StructuredStreams(FunctionCallingLLM):

@@ -37,6 +37,14 @@ FiguresOption = Annotated[
     Path | None, typer.Option("--out", help="Where the figures go, as JSON.", rich_help_panel=OUTPUT_PANEL)
 ]
 _Named = TypeVar("_Named", Scenario, Axis)
+_SIZES = (8, 32, 128)
+SCENARIOS = (
+    *(f"short-{n}" for n in _SIZES),
+    *("early-ends", "kept", "concurrent", "second-turn"),
+    *(f"long-{n}" for n in _SIZES),
+    *("grammar", "grammar-perturbed"),
+)
+"""What `--scenario` takes, known before a model is loaded."""
 
 speed_command = typer.Typer(add_completion=False)
 growth_command = typer.Typer(add_completion=False)
@@ -62,6 +70,7 @@ def speed(
     They take turns, on the same model and the same work.
     """
     _check_numbers(repetitions, new_tokens)
+    _check_names("scenario", scenario, SCENARIOS)
     check_figures(out, "bench speed")
     console, results = Console(), []
     bench, about = _prepared(console, model, random_weights, dtype, device, new_tokens)

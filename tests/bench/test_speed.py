@@ -9,10 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from aisp.bench import growth, roofline, speed
+from aisp.bench.grammar_cost import grammar_scenarios
 from aisp.bench.growth import Axis, Curve, exponent, grow
 from aisp.bench.speed import Bench, Scenario, measure
 from aisp.cli.app import app
-from aisp.cli.bench_speed import speed_table
+from aisp.cli.bench_speed import SCENARIOS, speed_table
 from aisp.engines.transformers.decoder import Decoder
 from aisp.testing import tiny_model, tiny_tokenizer
 
@@ -66,6 +67,10 @@ def test_the_command_prints_rows_and_writes_json(tmp_path):
     [row] = written["scenarios"]
     assert row["ratio"] == pytest.approx(row["ours_seconds"] / row["theirs_seconds"])
     assert row["ours_peak_bytes"] >= 0
+
+
+def test_every_scenario_is_known_before_a_model_is_loaded(bench):
+    assert [one.name for one in (*bench.scenarios(), *grammar_scenarios(bench))] == list(SCENARIOS)
 
 
 def test_an_unknown_scenario_or_shape_is_named(tmp_path):
