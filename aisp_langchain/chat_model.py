@@ -23,11 +23,12 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
+from aisp.call import hold_model, model_name
 from aisp.errors import ConfigurationError
 from aisp.forms import read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
-from aisp.service import SETTINGS, Service, hold_model, model_name
+from aisp.service import SETTINGS, Service
 from aisp.settings import SearchFields, override
 from aisp.threads import cancellable, items
 from aisp.version import __version__

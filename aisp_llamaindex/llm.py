@@ -31,11 +31,12 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from aisp.call import hold_model, model_name
 from aisp.errors import ConfigurationError
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
 from aisp.search.events import TextCommitted
-from aisp.service import Run, Service, hold_model, model_name
+from aisp.service import Run, Service
 from aisp.settings import DEFAULT_MAX_TOKENS, SearchFields, override
 from aisp.threads import cancellable, items
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
