@@ -31,7 +31,7 @@ from aisp.search.events import Event, SearchEnded, TextCommitted
 from aisp.search.loop import Search
 from aisp.search.trace import Alignment
 from aisp.settings import SearchSettings, explain_unknown, override
-from aisp.threads import items
+from aisp.threads import iterate_in_thread
 
 SETTINGS = frozenset(SearchSettings.model_fields)
 FORM_OPTIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "explore_calls"})
@@ -259,7 +259,7 @@ class AsyncRun:
     """
 
     def __init__(self, start: Any) -> None:
-        self._items = items(lambda cancel: _with_end(start(cancel)))
+        self._items = iterate_in_thread(lambda cancel: _with_end(start(cancel)))
         self._alignment: Alignment | None = None
 
     def __aiter__(self) -> AsyncIterator[Event]:
