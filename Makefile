@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The embedded model, quick when it is there; by Python, so that a broken command line fails its own tests.
 FETCH := $(BIN)/python -c 'from aisp.models import fetch; fetch()'
+# Two processes of one thread each are quicker than one of two: most of the models are tiny.
+PARALLEL ?= -n 2 --dist loadfile
 COVERAGE := --cov=aisp --cov=aisp_langchain --cov=aisp_llamaindex --cov-report=term
 RUN_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
@@ -27,11 +29,11 @@ demo: $(RUN_STAMP)
 
 test: $(DEV_STAMP)
 	$(FETCH)
-	$(PYTEST) -m "not full" $(COVERAGE)
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not full" $(COVERAGE)
 
 test-full: $(DEV_STAMP)
 	$(FETCH)
-	$(PYTEST) $(COVERAGE)
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) $(COVERAGE)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .

@@ -27,8 +27,8 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from aisp.engines import engine_for
 from aisp.engines.grammar import compile_grammar
-from aisp.engines.transformers.engine import TransformersEngine
 from aisp.errors import ConfigurationError
 from aisp.forms import make_form, read_tools
 from aisp.forms.grammars import forced_grammar, json_grammar
@@ -119,7 +119,7 @@ KINDS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def engine(tiny):
-    return TransformersEngine(tiny.model, tiny.tokenizer, eos_token_ids=tiny.eos_token_ids)
+    return engine_for(tiny)
 
 
 def drawn(engine, source, max_tokens=64, rows=3):

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from aisp.errors import ConfigurationError, DeadlineExceededError, PromptError
 from aisp.rewards import FunctionReward
+from aisp.settings import override
 from aisp_langchain import AISPChatModel
 from tests.langchain.fakes import WORDS
 
@@ -146,7 +147,7 @@ def test_a_call_may_bring_rewards_a_reference_and_a_model(chat, tiny):
 
 def test_explicit_zero_is_a_zero(chat):
     llm = chat(temperature=0.0, seed=0)
-    assert llm.make_sampling(None).temperature == 0.0
+    assert override(llm, {}).make_strategy(rewarded=False).sampling.temperature == 0.0
     assert llm.invoke("Hi").response_metadata["aisp"]["seed"] == 0
     assert llm.invoke("Hi", seed=0).response_metadata["aisp"]["seed"] == 0
 
