@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from aisp.models import DEFAULT_MODEL, LoadedModel
 from aisp.models.codec import ChatCodec
 from aisp.records import Message
 from aisp.rewards import Preferences, Reward
+from aisp.rewards.base import check_reward
 from aisp.search.blocks import next_block
 from aisp.search.events import Event, SearchEnded, TextCommitted
 from aisp.search.loop import Aligner, Search, block_context, check_needs
@@ -92,7 +93,7 @@ class Service:
         explore_calls: bool = False,
     ) -> None:
         self._source = engine
-        self._rewards = rewards
+        self._rewards = None if rewards is None else check_reward(rewards)
         self._settings = settings or SearchSettings()
         self._placed = {"dtype": dtype, "device": device}
         self._template = dict(template_kwargs or {})
@@ -145,6 +146,7 @@ class Service:
         if unknown:
             raise ConfigurationError(f"a call got {', '.join(unknown)}: {explain_unknown(unknown, CALL_OPTIONS)}")
         reward = call.get("rewards", self._rewards)
+        reward = None if reward is None else check_reward(reward)
         if call.get("preferences") is not None:
             reward = Preferences.of(call["preferences"]).apply(reward)
         source = call.get("engine")
@@ -260,12 +262,13 @@ class Run:
         return (event.text for event in self if isinstance(event, TextCommitted))
 
     def close(self) -> None:
-        """End the search, where it has not ended; closing again does nothing."""
+        """End the search, where it has not ended; closing again does nothing. Another thread may do so."""
         if self._alignment is None:
             self._cancel.set()
         close = getattr(self._events, "close", None)
         if close is not None:
-            close()
+            with suppress(ValueError):  # a thread is iterating: it sees the event
+                close()
 
     def __enter__(self) -> Self:
         return self
@@ -284,7 +287,13 @@ class AsyncRun:
     """
 
     def __init__(self, start: Any) -> None:
-        self._items = items(lambda cancel: _with_end(start(cancel)))
+        ends = self._ends = list[threading.Event]()
+
+        def begin(cancel: threading.Event) -> Iterator[Event | SearchEnded]:
+            ends.append(cancel)
+            return _with_end(start(cancel))
+
+        self._items = items(begin)
         self._alignment: Alignment | None = None
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -312,14 +321,16 @@ class AsyncRun:
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield the answer's text in pieces, as it is settled."""
-        async with aclosing(self):
-            async for event in self:
-                if isinstance(event, TextCommitted):
-                    yield event.text
+        async for event in self:
+            if isinstance(event, TextCommitted):
+                yield event.text
 
     async def aclose(self) -> None:
-        """End the search, where it has not ended; closing again does nothing."""
-        await self._items.aclose()
+        """End the search, where it has not ended; closing again does nothing. Another task may do so."""
+        for cancel in self._ends:
+            cancel.set()
+        if not getattr(self._items, "ag_running", False):
+            await self._items.aclose()
 
     async def __aenter__(self) -> Self:
         return self

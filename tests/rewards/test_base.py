@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aisp.errors import ConfigurationError, RewardError
+from aisp.forms import Form
 from aisp.records import NO_TOKENS, Candidate, Limits, Rollout, Score
 from aisp.rewards import FunctionReward, Length, Reward
 from aisp.rewards.event_loop import run
-from aisp.search.loop import Request, text_candidate
+from aisp.search.request import Request
 
 
 def candidates_of(*texts):
@@ -170,8 +171,8 @@ def test_functions_that_nothing_can_be_given_to_are_errors_when_built(function):
 
 def test_reasoning_is_seen_only_by_those_who_ask():
     rollout = Rollout(tokens=NO_TOKENS, text="<think>42?</think>It is 42.", finish_reason="stop", forward_tokens=0)
-    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=9))
-    candidate = text_candidate(request, rollout)
+    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=9), reasoning=True)
+    candidate = Form().parse(request, rollout)
     assert (candidate.text, candidate.reasoning) == ("It is 42.", "42?")
 
     def judge(text, reasoning):
