@@ -13,56 +13,32 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from aisp import engines, models
+from aisp import engines
+from aisp.call import Call, make_aligner, make_request, read_messages
 from aisp.engines.base import Engine, Progress
 from aisp.errors import ConfigurationError, EngineError
-from aisp.forms import Form, make_form
-from aisp.forms.room import check_room
-from aisp.forms.templates import opens_reasoning
-from aisp.models import DEFAULT_MODEL, LoadedModel
+from aisp.forms import make_form
+from aisp.models import DEFAULT_MODEL
 from aisp.models.codec import ChatCodec
 from aisp.records import Message
 from aisp.rewards import Preferences, Reward
 from aisp.rewards.base import check_reward
 from aisp.search.blocks import next_block
+from aisp.search.checks import check_commits, check_needs
 from aisp.search.events import Event, SearchEnded, TextCommitted
-from aisp.search.loop import Aligner, Search, block_context, check_needs
-from aisp.search.request import Request
-from aisp.search.stopping import Stops, check_commits
+from aisp.search.loop import Search
 from aisp.search.trace import Alignment
 from aisp.settings import SearchSettings, explain_unknown, override
-from aisp.threads import items
+from aisp.threads import iterate_in_thread
 
 SETTINGS = frozenset(SearchSettings.model_fields)
 FORM_OPTIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "explore_calls"})
 OTHER_OPTIONS = frozenset({"engine", "rewards", "preferences", "reference", "template_kwargs"})
 CALL_OPTIONS = SETTINGS | FORM_OPTIONS | OTHER_OPTIONS
 """What may be given to a call, over what the service was built with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call's options.
-
-    Args:
-        settings: How to search.
-        reward: What scores; None draws one plain sample.
-        engine: What draws, as `Service` takes it.
-        reference: What rewards are given as `reference`.
-        template: Variables of the chat template, as `enable_thinking`.
-        form: Tools and formats that the answer is held to.
-    """
-
-    settings: SearchSettings
-    reward: Reward | None
-    engine: Any
-    reference: Any
-    template: Mapping[str, Any]
-    form: Form
 
 
 class Service:
@@ -124,12 +100,11 @@ class Service:
             tokens = settings.make_limits().max_tokens
             block = next_block(plan, 0, settings.commit_tokens, tokens, None, None)
             strategy.init(
-                block_context(
-                    block,
+                block.context(
                     root_seed=0,
                     num_samples=plan.num_samples,
                     max_tokens=tokens,
-                    reward=rewards,
+                    partial=rewards.partial,
                     kl_budget=settings.kl_budget,
                 )
             )
@@ -208,7 +183,7 @@ class Service:
     ) -> list[int]:
         """Return the prompt's tokens."""
         form = make_form(tuple(tools))
-        return form.encode(self.codec, _messages(messages), {**self._template, **(template or {})})
+        return form.encode(self.codec, read_messages(messages), {**self._template, **(template or {})})
 
     def _engine_of(self, source: Any) -> Engine:
         placed = self._placed if isinstance(source, str) else {}
@@ -293,7 +268,7 @@ class AsyncRun:
             ends.append(cancel)
             return _with_end(start(cancel))
 
-        self._items = items(begin)
+        self._items = iterate_in_thread(begin)
         self._alignment: Alignment | None = None
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -345,83 +320,3 @@ def _with_end(run: Run) -> Iterator[Event | SearchEnded]:
     with run:
         yield from run
         yield SearchEnded(run.alignment)
-
-
-def make_aligner(engine: Engine, call: Call) -> Aligner:
-    """Return what a call's search is made of.
-
-    Raises:
-        ConfigurationError: Settings that contradict each other, or that the reward or the engine can't serve.
-    """
-    settings, rewarded = call.settings, call.reward is not None
-    stops = Stops(target_reward=settings.target_reward, patience=settings.patience, on_timeout=settings.on_timeout)
-    return Aligner(
-        engine,
-        settings.make_strategy(rewarded=rewarded),
-        call.reward,
-        settings.make_plan(rewarded=rewarded),
-        parse=call.form.parse,
-        settle=call.form.settle,
-        stops=stops,
-        kl_budget=settings.kl_budget,
-        commit_tokens=settings.commit_tokens,
-    )
-
-
-def make_request(
-    codec: ChatCodec, messages: str | Sequence[Message], call: Call, cancel: threading.Event | None = None
-) -> Request:
-    """Return what a search is asked for: messages as tokens, and what decoding is held to.
-
-    The clock of a `timeout` starts now.
-
-    Raises:
-        PromptError: The template can't hold the messages.
-        ConfigurationError: Tools and a format that can't be had together, a schema that can't be compiled, or one whose
-            shortest answer has more tokens than an answer may have.
-    """
-    form, limits = call.form, call.settings.make_limits(cancel=cancel)
-    grammar, explored = form.grammar(codec), form.explored(codec)
-    check_room(codec, (grammar, explored), limits.max_tokens)
-    asked = _messages(messages)
-    prompt_tokens = form.encode(codec, asked, call.template)
-    return Request(
-        messages=asked,
-        prompt_tokens=prompt_tokens,
-        limits=limits,
-        seed=call.settings.seed,
-        reference=call.reference,
-        grammar=grammar,
-        reasoning=opens_reasoning(codec, prompt_tokens),
-        explored=explored,
-    )
-
-
-def hold_model(source: Any) -> Any:
-    """Return what stands for a model, with a (model, tokenizer) tuple loaded once.
-
-    Engines are shared by what wraps the two, so somebody who calls again has to hold it.
-
-    Raises:
-        ConfigurationError: A tuple of another length.
-    """
-    if not isinstance(source, tuple):
-        return source
-    if len(source) != 2:
-        raise ConfigurationError(f"model is a tuple of {len(source)}; expected (model, tokenizer)")
-    loaded: LoadedModel = models.load(source[0], tokenizer=source[1])
-    return loaded
-
-
-def model_name(source: Any) -> str:
-    """Return what a model is called in messages and traces."""
-    if isinstance(source, str):
-        return source
-    named = source.codec if isinstance(source, Engine) else source
-    return str(getattr(named, "name", type(source).__name__))
-
-
-def _messages(messages: str | Sequence[Message]) -> list[dict[str, Any]]:
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    return [dict(message) for message in messages]

@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def cancellable(work: Callable[[threading.Event], T]) -> T:
+async def run_in_thread(work: Callable[[threading.Event], T]) -> T:
     """Run blocking work on a thread of its own, in the caller's context.
 
     A thread a request, rather than a pool: a judge that is itself a chat model makes requests within a request, and a
@@ -43,7 +43,7 @@ async def cancellable(work: Callable[[threading.Event], T]) -> T:
         raise
 
 
-async def items(work: Callable[[threading.Event], Iterable[T]]) -> AsyncGenerator[T, None]:
+async def iterate_in_thread(work: Callable[[threading.Event], Iterable[T]]) -> AsyncGenerator[T, None]:
     """Yield what blocking work yields, as it comes, from a thread of its own in the caller's context.
 
     Args:

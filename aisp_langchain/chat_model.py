@@ -23,13 +23,14 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
+from aisp.call import hold_model, model_name
 from aisp.errors import ConfigurationError
 from aisp.forms import read_choice
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
-from aisp.service import SETTINGS, Service, hold_model, model_name
+from aisp.service import SETTINGS, Service
 from aisp.settings import SearchFields, override
-from aisp.threads import cancellable, items
+from aisp.threads import iterate_in_thread, run_in_thread
 from aisp.version import __version__
 from aisp_langchain.messages import to_openai
 from aisp_langchain.profile import profile_of
@@ -38,7 +39,7 @@ from aisp_langchain.settings import read_call
 from aisp_langchain.streaming import Chunker, Piece, answer_pieces, whole
 from aisp_langchain.structured import Method, structured
 from aisp_langchain.tools import read_tools
-from aisp_langchain.tracing import Audience, alistened, audience_of, listened
+from aisp_langchain.tracing import EventSink, awith_run_id, event_sink_of, with_run_id
 
 
 class AISPChatModel(SearchFields, BaseChatModel):
@@ -255,7 +256,7 @@ class AISPChatModel(SearchFields, BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Stream, as core does. Closing the iterator ends the search."""
         plain = super().stream
-        return listened(lambda config: plain(input, config, stop=stop, **kwargs), config, self.callbacks)
+        return with_run_id(lambda config: plain(input, config, stop=stop, **kwargs), config, self.callbacks)
 
     def astream(
         self,
@@ -267,7 +268,7 @@ class AISPChatModel(SearchFields, BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream, as core does. Cancelling the task or closing the iterator ends the search within a decode step."""
         plain = super().astream
-        return alistened(lambda config: plain(input, config, stop=stop, **kwargs), config, self.callbacks)
+        return awith_run_id(lambda config: plain(input, config, stop=stop, **kwargs), config, self.callbacks)
 
     def _generate(
         self,
@@ -276,7 +277,7 @@ class AISPChatModel(SearchFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        message = whole(self._pieces(messages, stop, kwargs, audience_of(run_manager)))
+        message = whole(self._pieces(messages, stop, kwargs, event_sink_of(run_manager)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -286,8 +287,8 @@ class AISPChatModel(SearchFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        audience = audience_of(run_manager, asyncio.get_running_loop())
-        message = await cancellable(lambda cancel: whole(self._pieces(messages, stop, kwargs, audience, cancel)))
+        sink = event_sink_of(run_manager, asyncio.get_running_loop())
+        message = await run_in_thread(lambda cancel: whole(self._pieces(messages, stop, kwargs, sink, cancel)))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -298,7 +299,7 @@ class AISPChatModel(SearchFields, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         chunker = Chunker()
-        for piece in self._pieces(messages, stop, kwargs, audience_of(run_manager)):
+        for piece in self._pieces(messages, stop, kwargs, event_sink_of(run_manager)):
             for chunk in chunker.chunks(piece):
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -311,9 +312,11 @@ class AISPChatModel(SearchFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        audience = audience_of(run_manager, asyncio.get_running_loop())
+        sink = event_sink_of(run_manager, asyncio.get_running_loop())
         chunker = Chunker()
-        async with aclosing(items(lambda cancel: self._pieces(messages, stop, kwargs, audience, cancel))) as pieces:
+        async with aclosing(
+            iterate_in_thread(lambda cancel: self._pieces(messages, stop, kwargs, sink, cancel))
+        ) as pieces:
             async for piece in pieces:
                 for chunk in chunker.chunks(piece):
                     if run_manager is not None:
@@ -325,13 +328,13 @@ class AISPChatModel(SearchFields, BaseChatModel):
         messages: Sequence[BaseMessage],
         stop: list[str] | None,
         given: dict[str, Any],
-        audience: Audience,
+        sink: EventSink,
         cancel: threading.Event | None = None,
     ) -> Iterator[Piece]:
         call = read_call(given, stop)
         run = self._service.run(to_openai(messages), cancel=cancel, **call)
         name = model_name(call["engine"] or self._source)
-        return answer_pieces(run, audience, traced=self.trace_rewards, model_name=name)
+        return answer_pieces(run, sink, traced=self.trace_rewards, model_name=name)
 
     @property
     def _source(self) -> Any:

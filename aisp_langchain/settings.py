@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aisp.call import hold_model
 from aisp.errors import ConfigurationError
-from aisp.service import FORM_OPTIONS, SETTINGS, hold_model
+from aisp.service import FORM_OPTIONS, SETTINGS
 from aisp.settings import explain_unknown
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.tools import read_tools

@@ -16,24 +16,24 @@ from langchain_core.runnables.config import set_config_context
 from aisp.search.events import SearchStep, TextCommitted
 from aisp.service import Run
 from aisp_langchain.messages import to_ai_message, to_chunks
-from aisp_langchain.tracing import Audience
+from aisp_langchain.tracing import EventSink
 
 Piece = str | AIMessage
 """Text that comes next, or at the end the whole message."""
 
 
-def answer_pieces(run: Run, audience: Audience, *, traced: bool, model_name: str) -> Iterator[Piece]:
+def answer_pieces(run: Run, sink: EventSink, *, traced: bool, model_name: str) -> Iterator[Piece]:
     """Run a search, telling who listens of its rounds.
 
     Args:
         run: The search.
-        audience: Who listens.
+        sink: Who listens.
         traced: Whether they see the runs of rewards.
         model_name: What the message calls the model.
     """
     # A model that judges must not write into the stream of the one that is judged, which it would inherit.
-    with run, set_config_context(audience.config_of_rewards(traced=traced)) as context:
-        tell = audience.round_teller()
+    with run, set_config_context(sink.config_of_rewards(traced=traced)) as context:
+        tell = sink.round_teller()
         while (event := context.run(next, run, None)) is not None:
             if isinstance(event, SearchStep) and tell is not None:
                 context.run(tell, event.round)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audience:
+class EventSink:
     """Who listens to a call.
 
     Args:
@@ -87,13 +87,13 @@ class _Run:
 
     def handlers(self) -> list[BaseCallbackHandler]:
         manager = CallbackManager.configure(self.given, self.own)
-        return [handler for handler in manager.handlers if not isinstance(handler, _Ear)]
+        return [handler for handler in manager.handlers if not isinstance(handler, _RunIdCatcher)]
 
 
 _streamed: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("aisp_streamed", default=None)
 
 
-class _Ear(BaseCallbackHandler):
+class _RunIdCatcher(BaseCallbackHandler):
     """Hears which run a streamed call is."""
 
     run_inline = True
@@ -106,17 +106,17 @@ class _Ear(BaseCallbackHandler):
             self._run.run_id = run_id
 
 
-def listened(
+def with_run_id(
     stream: Callable[[RunnableConfig], Iterator[T]], config: RunnableConfig | None, own: Callbacks
 ) -> Generator[T, None, None]:
-    """Stream, with the run known to `audience_of`.
+    """Stream, with the run known to `event_sink_of`.
 
     Args:
         stream: Core's own, given a configuration.
         config: The caller's.
         own: The model's own callbacks.
     """
-    run, config = _with_ear(config, own)
+    run, config = _with_catcher(config, own)
     with closing(stream(config)) as chunks:  # type: ignore[type-var] # core's is a generator
         while True:
             token = _streamed.set(run)
@@ -129,11 +129,11 @@ def listened(
             yield chunk
 
 
-async def alistened(
+async def awith_run_id(
     stream: Callable[[RunnableConfig], AsyncIterator[T]], config: RunnableConfig | None, own: Callbacks
 ) -> AsyncGenerator[T, None]:
-    """Stream on an event loop. See `listened`."""
-    run, config = _with_ear(config, own)
+    """Stream on an event loop. See `with_run_id`."""
+    run, config = _with_catcher(config, own)
     async with aclosing(stream(config)) as chunks:  # type: ignore[type-var] # core's is a generator
         while True:
             token = _streamed.set(run)
@@ -146,13 +146,13 @@ async def alistened(
             yield chunk
 
 
-def _with_ear(config: RunnableConfig | None, own: Callbacks) -> tuple[_Run, RunnableConfig]:
+def _with_catcher(config: RunnableConfig | None, own: Callbacks) -> tuple[_Run, RunnableConfig]:
     config = ensure_config(config)
     run = _Run(given=config.get("callbacks"), own=own)
-    return run, merge_configs(config, {"callbacks": [_Ear(run)]})
+    return run, merge_configs(config, {"callbacks": [_RunIdCatcher(run)]})
 
 
-def audience_of(run_manager: Any, loop: asyncio.AbstractEventLoop | None = None) -> Audience:
+def event_sink_of(run_manager: Any, loop: asyncio.AbstractEventLoop | None = None) -> EventSink:
     """Return who listens: to the run, or where nobody knows of one, to the chain around it.
 
     Args:
@@ -161,12 +161,12 @@ def audience_of(run_manager: Any, loop: asyncio.AbstractEventLoop | None = None)
     """
     graph = _graph_writer()
     if run_manager is not None:
-        return Audience(handlers=list(run_manager.handlers), run_id=run_manager.run_id, loop=loop, graph=graph)
+        return EventSink(handlers=list(run_manager.handlers), run_id=run_manager.run_id, loop=loop, graph=graph)
     run = _streamed.get()
     if run is not None and run.run_id is not None:
-        return Audience(handlers=run.handlers(), run_id=run.run_id, loop=loop, graph=graph)
+        return EventSink(handlers=run.handlers(), run_id=run.run_id, loop=loop, graph=graph)
     manager = get_callback_manager_for_config(ensure_config())
-    return Audience(handlers=list(manager.handlers), run_id=manager.parent_run_id, loop=loop, graph=graph)
+    return EventSink(handlers=list(manager.handlers), run_id=manager.parent_run_id, loop=loop, graph=graph)
 
 
 def _graph_writer() -> Callable[[Any], None] | None:

@@ -31,13 +31,14 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from aisp.call import hold_model, model_name
 from aisp.errors import ConfigurationError
 from aisp.models import DEFAULT_MODEL
 from aisp.rewards.base import Reward
 from aisp.search.events import TextCommitted
-from aisp.service import Run, Service, hold_model, model_name
+from aisp.service import Run, Service
 from aisp.settings import DEFAULT_MAX_TOKENS, SearchFields, override
-from aisp.threads import cancellable, items
+from aisp.threads import iterate_in_thread, run_in_thread
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
 from aisp_llamaindex.rewards import as_reward
 from aisp_llamaindex.structured import StructuredStreams, to_completion
@@ -143,21 +144,21 @@ class AISPLLM(StructuredStreams, SearchFields, FunctionCallingLLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return await cancellable(lambda cancel: self._answer(messages, kwargs, cancel))
+        return await run_in_thread(lambda cancel: self._answer(messages, kwargs, cancel))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         asked = self._asked(prompt, formatted)
-        return to_completion(await cancellable(lambda cancel: self._answer(asked, kwargs, cancel)))
+        return to_completion(await run_in_thread(lambda cancel: self._answer(asked, kwargs, cancel)))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        return items(lambda cancel: self._pieces(messages, kwargs, cancel))
+        return iterate_in_thread(lambda cancel: self._pieces(messages, kwargs, cancel))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         asked = self._asked(prompt, formatted)
-        return items(lambda cancel: map(to_completion, self._pieces(asked, kwargs, cancel)))
+        return iterate_in_thread(lambda cancel: map(to_completion, self._pieces(asked, kwargs, cancel)))
 
     def _prepare_chat_with_tools(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import aisp
+from aisp.call import make_aligner
 from aisp.errors import ConfigurationError, EngineError
 from aisp.records import CAPABILITIES, TOKEN_FIGURES, Prefix, Rollout, Tokens
 from aisp.rewards import FunctionReward
@@ -213,7 +214,7 @@ def test_what_an_engine_does_not_offer_is_refused_when_a_search_is_made(tiny):
         offers = frozenset()
 
     with pytest.raises(ConfigurationError, match="which Greedy does not offer"):
-        aisp.service.make_aligner(Greedy(tiny.codec), replace(service_of(tiny).read({})))
+        make_aligner(Greedy(tiny.codec), replace(service_of(tiny).read({})))
 
 
 @pytest.mark.parametrize("stranger", [len, "sentiment", 1.0, [LENGTH]])

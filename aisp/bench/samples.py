@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from aisp.call import make_request
 from aisp.noise import root_seed, row_seed
 from aisp.records import Candidate, Message, Proposal, Rollout, Sampling
-from aisp.service import Service, make_request
+from aisp.service import Service
 
 _ROUND = 64
 

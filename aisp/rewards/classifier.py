@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aisp.errors import ConfigurationError, UnsupportedModelError
 from aisp.models import devices
+from aisp.models.quiet import no_progress_bars
 from aisp.records import Candidate, Score
 from aisp.rewards import checkpoints
 from aisp.rewards.base import Reward
@@ -201,7 +202,7 @@ class Classifier(Reward):
 
         source, device = str(self.source), devices.resolve_device(self.device or "cpu")
         checkpoints.find(source, self.name, "classifier")
-        with checkpoints.named(source, self.name, "classifier"):
+        with no_progress_bars(), checkpoints.named(source, self.name, "classifier"):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 source,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aisp.errors import ConfigurationError
 from aisp.models import devices
+from aisp.models.quiet import no_progress_bars
 from aisp.records import Candidate, Score
 from aisp.rewards import checkpoints
 from aisp.rewards.base import Reward
@@ -127,7 +128,7 @@ class Coherence(Reward):
 
         device = devices.resolve_device(self.device or "cpu")
         checkpoints.find(self.source, self.name, "sentence encoder")
-        with checkpoints.named(self.source, self.name, "sentence encoder"):
+        with no_progress_bars(), checkpoints.named(self.source, self.name, "sentence encoder"):
             tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
             model = AutoModel.from_pretrained(self.source, use_safetensors=True, trust_remote_code=False)
         return model.to(device).eval().requires_grad_(False), tokenizer

@@ -16,6 +16,7 @@ import numpy as np
 from aisp.errors import ConfigurationError
 from aisp.records import NO_TOKENS, TOKEN_FIGURES, NoiseTerm, Proposal, Rollout
 from aisp.search.plan import Plan, ceil_div
+from aisp.strategies.base import SearchContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,30 @@ class Block:
     def start(self) -> int:
         """The response position of its first token."""
         return 0 if self.committed is None else len(self.committed.tokens)
+
+    def context(
+        self, *, root_seed: int, num_samples: int, max_tokens: int, partial: bool, kl_budget: float | None
+    ) -> SearchContext:
+        """Return what a strategy is told of the block.
+
+        Args:
+            root_seed: Of the request.
+            num_samples: Responses a round at most.
+            max_tokens: Of the whole response.
+            partial: Whether the reward may score a response that isn't complete.
+            kl_budget: Nats of steering along a whole response; None for no limit.
+        """
+        length = min(self.length or max_tokens, max_tokens)
+        return SearchContext(
+            root_seed=root_seed,
+            budget=self.budget,
+            num_samples=min(num_samples, self.budget),
+            max_tokens=min(length, max_tokens - self.start),
+            partial=partial,
+            block_share=length / max_tokens,
+            kl_budget=kl_budget,
+            commits=self.length is not None,
+        )
 
     def to_response(self, proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
         """Put proposals, whose positions count from the block's start, behind what is committed."""

@@ -18,7 +18,6 @@ import numpy as np
 from aisp.engines.base import Engine, Progress
 from aisp.errors import (
     AllCandidatesExcludedError,
-    ConfigurationError,
     DeadlineExceededError,
     EngineError,
     RewardWarning,
@@ -28,11 +27,12 @@ from aisp.records import Candidate, Prefix, Proposal, Rollout, Score
 from aisp.rewards.deadline import ScoringStoppedError, score_within
 from aisp.rewards.findings import findings
 from aisp.search.blocks import Block, next_block
+from aisp.search.checks import check_budget, check_commits, check_needs
 from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
 from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.search.state import SearchState
-from aisp.search.stopping import Stops, check_commits, explain_nothing_left
+from aisp.search.stopping import Stops, explain_nothing_left
 from aisp.search.trace import Alignment, Cost, Response, Round, StoppedBy
 from aisp.strategies.base import Info, SearchContext, Strategy
 
@@ -163,12 +163,11 @@ class Search:
     def _context(self) -> SearchContext:
         """Return what the strategy is told of the block."""
         given = self._with
-        return block_context(
-            self._state.block,
+        return self._state.block.context(
             root_seed=self._root_seed,
             num_samples=given.plan.num_samples,
             max_tokens=self._request.limits.max_tokens,
-            reward=given.reward,
+            partial=given.reward is None or given.reward.partial,
             kl_budget=given.kl_budget,
         )
 
@@ -364,56 +363,3 @@ class Search:
 
 def _was_scored(round_: Round) -> bool:
     return any(response.score.error is None for response in round_.responses)
-
-
-def block_context(
-    block: Block, *, root_seed: int, num_samples: int, max_tokens: int, reward: Reward | None, kl_budget: float | None
-) -> SearchContext:
-    """Return what a strategy is told of a block.
-
-    Args:
-        block: What is searched for at once.
-        root_seed: Of the request.
-        num_samples: Responses a round at most.
-        max_tokens: Of the whole response.
-        reward: What scores; None for a plain sample.
-        kl_budget: Nats of steering along a whole response; None for no limit.
-    """
-    length = min(block.length or max_tokens, max_tokens)
-    return SearchContext(
-        root_seed=root_seed,
-        budget=block.budget,
-        num_samples=min(num_samples, block.budget),
-        max_tokens=min(length, max_tokens - block.start),
-        partial=reward is None or reward.partial,
-        block_share=length / max_tokens,
-        kl_budget=kl_budget,
-        commits=block.length is not None,
-    )
-
-
-def check_budget(plan: Plan, reward: Reward | None) -> None:
-    """Refuse to draw several responses where nothing chooses among them.
-
-    Raises:
-        ConfigurationError: A budget above 1 without a reward.
-    """
-    if reward is None and plan.budget > 1:
-        raise ConfigurationError(
-            f"budget is {plan.budget} but there are no rewards to choose by; "
-            "give rewards, or budget=1 for a plain answer"
-        )
-
-
-def check_needs(strategy: Strategy[Any], engine: Engine) -> None:
-    """Refuse a strategy that needs what an engine does not offer.
-
-    Raises:
-        ConfigurationError: It does.
-    """
-    missing = sorted(strategy.needs - engine.offers)
-    if missing:
-        raise ConfigurationError(
-            f"the strategy {strategy.name} needs {', '.join(missing)}, which {type(engine).__name__} does not offer; "
-            'use strategy="best_of_n", or an engine that runs the model in this process'
-        )

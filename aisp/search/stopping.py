@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from aisp.errors import ConfigurationError
 from aisp.search.trace import Round
-
-if TYPE_CHECKING:
-    from aisp.rewards.base import Reward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,24 +29,6 @@ class Stops:
             raise ConfigurationError(
                 f"patience is {self.patience}; expected an integer >= 1, or None to spend the budget"
             )
-
-
-def check_commits(commit_tokens: int | None, reward: Reward | None) -> None:
-    """Raise unless a response may be committed block by block.
-
-    Raises:
-        ConfigurationError: Blocks of no tokens, or a reward that does not say that it can score what isn't complete.
-    """
-    if commit_tokens is None:
-        return
-    if commit_tokens < 1:
-        raise ConfigurationError(f"commit_tokens is {commit_tokens}; expected an integer >= 1")
-    if reward is not None and not reward.partial:
-        raise ConfigurationError(
-            f"commit_tokens chooses blocks by the reward of unfinished text, and the reward {reward.name!r} does not "
-            "say that it can score that; give it partial=True if it can (every part of a sum must), or leave "
-            "commit_tokens out"
-        )
 
 
 def explain_nothing_left(rounds: Sequence[Round]) -> str:

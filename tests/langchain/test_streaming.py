@@ -257,8 +257,11 @@ async def test_a_cancelled_requests_rows_leave_and_others_go_on_as_alone(tiny_en
     task = asyncio.create_task(endless(tiny_endless).ainvoke("q"))
     await asyncio.to_thread(steps.held.wait, 60)
     other = asyncio.create_task(asyncio.to_thread(engine.rollout, prefix, proposals, Limits(max_tokens=60)))
-    while not engine.stats().waiting:  # its rows are in the queue before the step ends
+    for _ in range(60_000):
+        if engine.stats().waiting:  # its rows are in the queue before the step ends
+            break
         await asyncio.sleep(0.001)
+    assert engine.stats().waiting
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -171,7 +171,7 @@ def test_functions_that_nothing_can_be_given_to_are_errors_when_built(function):
 
 def test_reasoning_is_seen_only_by_those_who_ask():
     rollout = Rollout(tokens=NO_TOKENS, text="<think>42?</think>It is 42.", finish_reason="stop", forward_tokens=0)
-    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=9), reasoning=True)
+    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=9))
     candidate = Form().parse(request, rollout)
     assert (candidate.text, candidate.reasoning) == ("It is 42.", "42?")
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import aisp
+from aisp.call import make_aligner, make_request
 from aisp.engines import engine_for
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError
 from aisp.records import NO_TOKENS, Candidate, NoiseTerm, Proposal, Score
 from aisp.rewards import Length, Reward
 from aisp.search.blocks import Block, next_block
 from aisp.search.plan import Plan
-from aisp.service import Service, make_aligner, make_request
+from aisp.service import Service
 from aisp.settings import SearchSettings
 
 SEARCH = {"budget": 24, "num_samples": 4, "max_tokens": 24, "commit_tokens": 6, "seed": 1}

@@ -11,7 +11,7 @@ import aisp
 from aisp.bench.rivals import MISVO, Blockwise, QAlign
 from aisp.errors import ConfigurationError
 from aisp.noise import row_seed
-from aisp.records import GREEDY, NO_TOKENS, Limits, Proposal, Sampling
+from aisp.records import CAPABILITIES, GREEDY, NO_TOKENS, Limits, Proposal, Sampling
 from aisp.search.estimate import tilted_estimate
 from aisp.search.plan import Plan
 from aisp.search.request import Request
@@ -27,8 +27,11 @@ ONE = Sampling(temperature=0.6)
 class NoisyEngine(ToyEngine):
     """Says of its tokens what an engine says of argmax draws."""
 
+    offers = CAPABILITIES
+
     def rollout(self, prefix, proposals, limits, progress=None):
-        drawn = super().rollout(prefix, [replace(p, sampling=Sampling()) for p in proposals], limits)
+        plain = [replace(p, sampling=Sampling(), scale=0.0, mean=(), measures=frozenset()) for p in proposals]
+        drawn = super().rollout(prefix, plain, limits)
         unknown = [replace(r.tokens, log_proposal=np.full(len(r.tokens), np.nan)) for r in drawn]
         return [replace(r, tokens=tokens) for r, tokens in zip(drawn, unknown, strict=True)]
 

@@ -168,6 +168,7 @@ def test_what_the_report_says_of_an_answer_is_that_answers(quality):
     assert made.difference("ours", 12).mean == pytest.approx(np.mean(gap[told] / made.spread[told]))
 
 
+@pytest.mark.filterwarnings("ignore::aisp.errors.RewardWarning")
 def test_prompts_whose_pool_is_all_alike_have_no_unit(quality):
     bench = quality(reward=FunctionReward(lambda text: 0.7))
     bench.run(lambda: None)
@@ -225,7 +226,11 @@ def test_a_prompt_without_any_answer_is_left_out_and_told(quality, tmp_path):
 
 def test_only_finished_responses_are_answers(quality):
     bench = quality(
-        strategies={"blocks": SearchSettings(strategy="blockwise", num_samples=4, block_tokens=2, beams=2)},
+        strategies={
+            "blocks": SearchSettings(
+                strategy="blockwise", num_samples=4, strategy_options={"block_tokens": 2, "beams": 2}
+            )
+        },
         reward=FunctionReward(lambda text: -float(len(text)), partial=True),
         held_out={},
     )
@@ -259,7 +264,7 @@ def test_screening_draws_what_neither_pools_nor_searches_do(quality):
         ({"strategies": ["best_of_n:seed=3"]}, "sets seed"),
         ({"strategies": ["best_of_n:size=3"]}, "--strategy best_of_n:size=3"),
         ({"plain": ["temp=0.8"]}, "expected temperature, top_p or top_k"),
-        ({"strategies": ["aisp:preset"]}, "expected NAME=VALUE"),
+        ({"strategies": ["aisp:preset"]}, "expected 'module:Class'"),
     ],
 )
 def test_words_that_the_benchmark_can_not_take_are_refused(command, options, told):
