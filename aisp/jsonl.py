@@ -165,8 +165,14 @@ def result_key(*parts: Any) -> str:
 
 
 def _locked(path: Path) -> FileLock:
-    lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False, thread_local=False)
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, blocking=False, thread_local=False)
     try:
+        if place.exists() and not _is_empty_file(place):  # taking the lock empties it, and letting go deletes it
+            raise ConfigurationError(
+                f"{place}, which is to show that {path.name} is being written, holds something else; "
+                "nothing was changed, give another file"
+            )
         lock.acquire()
     except Timeout as error:
         raise ConfigurationError(
@@ -175,6 +181,11 @@ def _locked(path: Path) -> FileLock:
     except OSError as error:
         raise ConfigurationError(f"{path} can't be locked: {error}; give a file in another folder") from error
     return lock
+
+
+def _is_empty_file(path: Path) -> bool:
+    found = path.stat()
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MADE_BY = "aisp-langchain"
 """What a picture of ours says in its own data, so that it is told from others."""
+_MARKS = (b"Software\0aisp-langchain ", b"<dc:title>aisp-langchain ", b"/Creator (aisp-langchain ")
 SUFFIXES = (".png", ".svg", ".pdf")
 """The formats that can say so."""
 _MAKERS = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
@@ -70,6 +71,11 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def is_ours(picture: bytes) -> bool:
+    """Return whether a picture says that it was drawn here; another one's text may name the package too."""
+    return any(mark in picture for mark in _MARKS)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

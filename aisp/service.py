@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from aisp.models import DEFAULT_MODEL
 from aisp.models.codec import ChatCodec
 from aisp.records import Message
 from aisp.rewards import Preferences, Reward
+from aisp.rewards.base import check_reward
 from aisp.search.blocks import next_block
 from aisp.search.checks import check_commits, check_needs
 from aisp.search.events import Event, SearchEnded, TextCommitted
@@ -68,7 +69,7 @@ class Service:
         explore_calls: bool = False,
     ) -> None:
         self._source = engine
-        self._rewards = rewards
+        self._rewards = None if rewards is None else check_reward(rewards)
         self._settings = settings or SearchSettings()
         self._placed = {"dtype": dtype, "device": device}
         self._template = dict(template_kwargs or {})
@@ -120,6 +121,7 @@ class Service:
         if unknown:
             raise ConfigurationError(f"a call got {', '.join(unknown)}: {explain_unknown(unknown, CALL_OPTIONS)}")
         reward = call.get("rewards", self._rewards)
+        reward = None if reward is None else check_reward(reward)
         if call.get("preferences") is not None:
             reward = Preferences.of(call["preferences"]).apply(reward)
         source = call.get("engine")
@@ -235,12 +237,13 @@ class Run:
         return (event.text for event in self if isinstance(event, TextCommitted))
 
     def close(self) -> None:
-        """End the search, where it has not ended; closing again does nothing."""
+        """End the search, where it has not ended; closing again does nothing. Another thread may do so."""
         if self._alignment is None:
             self._cancel.set()
         close = getattr(self._events, "close", None)
         if close is not None:
-            close()
+            with suppress(ValueError):  # a thread is iterating: it sees the event
+                close()
 
     def __enter__(self) -> Self:
         return self
@@ -259,7 +262,13 @@ class AsyncRun:
     """
 
     def __init__(self, start: Any) -> None:
-        self._items = iterate_in_thread(lambda cancel: _with_end(start(cancel)))
+        ends = self._ends = list[threading.Event]()
+
+        def begin(cancel: threading.Event) -> Iterator[Event | SearchEnded]:
+            ends.append(cancel)
+            return _with_end(start(cancel))
+
+        self._items = iterate_in_thread(begin)
         self._alignment: Alignment | None = None
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -287,14 +296,16 @@ class AsyncRun:
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield the answer's text in pieces, as it is settled."""
-        async with aclosing(self):
-            async for event in self:
-                if isinstance(event, TextCommitted):
-                    yield event.text
+        async for event in self:
+            if isinstance(event, TextCommitted):
+                yield event.text
 
     async def aclose(self) -> None:
-        """End the search, where it has not ended; closing again does nothing."""
-        await self._items.aclose()
+        """End the search, where it has not ended; closing again does nothing. Another task may do so."""
+        for cancel in self._ends:
+            cancel.set()
+        if not getattr(self._items, "ag_running", False):
+            await self._items.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -250,3 +250,14 @@ class TestPrompts:
             scan_prompts(tmp_path / "none.txt")
         with pytest.raises(ConfigurationError, match="can't be read"):
             scan_prompts(tmp_path)
+
+
+def test_a_file_of_the_name_that_locks_have_is_not_deleted(tmp_path):
+    # Taking the lock emptied it, and letting go deleted it.
+    theirs = tmp_path / ".out.jsonl.lock"
+    theirs.write_text("mine")
+    with pytest.raises(ConfigurationError, match="holds something else"):
+        ResultFile(tmp_path / "out.jsonl", "align")
+    assert theirs.read_text() == "mine"
+    theirs.write_text("")  # what a killed run left behind
+    ResultFile(tmp_path / "out.jsonl", "align").close()

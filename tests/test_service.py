@@ -20,6 +20,7 @@ from aisp.settings import SearchSettings
 from aisp_langchain import AISPChatModel
 from aisp_llamaindex import AISPLLM
 
+LONGEST = 60.0  # seconds
 LENGTH = FunctionReward(len, name="length", partial=True)
 
 
@@ -51,6 +52,48 @@ def test_a_closed_run_has_no_answer_and_says_so(tiny):
     run.close()
     with pytest.raises(EngineError, match="closed"):
         run.alignment  # noqa: B018 - it runs
+
+
+def test_a_run_can_be_closed_by_another_thread(tiny):
+    raised = []
+
+    def close():
+        try:
+            run.close()  # raised "generator already executing"
+        except ValueError as error:
+            raised.append(error)
+
+    def close_elsewhere(new_tokens):
+        thread = threading.Thread(target=close)
+        thread.start()
+        thread.join(LONGEST)
+
+    run = service_of(tiny, budget=64, max_tokens=48).run("q", progress=close_elsewhere)
+    with pytest.raises(EngineError, match="cancelled"):
+        _ = run.alignment
+    assert raised == []
+
+
+def test_an_async_run_can_be_closed_by_another_task_and_gone_on_with_after_its_texts(tiny):
+    async def close_elsewhere():
+        drawing, loop = asyncio.Event(), asyncio.get_running_loop()
+        service = service_of(tiny, budget=64, max_tokens=48)
+        run = service.arun("q", progress=lambda _: loop.call_soon_threadsafe(drawing.set))
+        task = asyncio.create_task(run.alignment())
+        await drawing.wait()
+        await run.aclose()  # raised "asynchronous generator is already running"
+        with pytest.raises(EngineError, match="cancelled"):
+            await task
+
+    async def look_at_the_first():
+        run = Service(tiny, LENGTH, SearchSettings(budget=8, max_tokens=8, seed=1, commit_tokens=2)).arun("q")
+        pieces = run.texts()
+        return await anext(pieces), await run.text()
+
+    asyncio.run(close_elsewhere())
+    piece, text = asyncio.run(look_at_the_first())
+    assert text.startswith(piece)
+    assert len(text) > len(piece)
 
 
 def test_the_async_twin_tells_the_same(tiny):
@@ -172,3 +215,16 @@ def test_what_an_engine_does_not_offer_is_refused_when_a_search_is_made(tiny):
 
     with pytest.raises(ConfigurationError, match="which Greedy does not offer"):
         make_aligner(Greedy(tiny.codec), replace(service_of(tiny).read({})))
+
+
+@pytest.mark.parametrize("stranger", [len, "sentiment", 1.0, [LENGTH]])
+def test_what_is_no_reward_is_refused_in_words(tiny, stranger):
+    for ask in (
+        lambda: Service(tiny, stranger),
+        lambda: Service(tiny).run("q", rewards=stranger),
+        lambda: aisp.align("q", model=tiny, rewards=stranger),
+        lambda: aisp.stream("q", model=tiny, rewards=stranger),
+        lambda: asyncio.run(aisp.aalign("q", model=tiny, rewards=stranger)),
+    ):
+        with pytest.raises(ConfigurationError, match=f"is a {type(stranger).__name__}, not a reward"):
+            ask()

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from aisp.bench.rivals import MISVO, Blockwise, Pessimism, QAlign, SoftBestOfN
 from aisp.errors import ConfigurationError
 from aisp.records import GREEDY, Sampling
+from aisp.search.blocks import next_block
 from aisp.search.plan import Plan
 from aisp.settings import SearchSettings, explain_unknown, override, parse_strategy, read_settings
 from aisp.strategies import AISP, BestOfN, SearchContext, TiltedRestart
@@ -49,6 +50,15 @@ def test_explicit_numbers_win_over_the_preset_and_zeros_are_zeros():
     mixed = strategy_of(preset="paper", strategy_options={"scale": 0.2, "reward_temperature": 0.0, "prior_shift": 0.0})
     assert (mixed.scale, mixed.reward_temperature, mixed.prior_shift) == (0.2, 0.0, 0.0)
     assert strategy_of(preset="paper", strategy_options={"scale": "auto"}).scale == "auto"
+
+
+def test_budgets_have_no_bound():
+    huge = 10**400  # no float holds it
+    assert SearchSettings(budget=huge).make_plan(rewarded=True).budget == huge
+    assert SearchSettings(num_samples=huge, budget=3).make_plan(rewarded=True).num_samples == 3
+    with pytest.raises(ConfigurationError, match="makes 64 rounds"):
+        SearchSettings(num_rounds=huge).make_plan(rewarded=True)
+    assert next_block(Plan(budget=huge, num_samples=1), 0, 1, 4, None, None).budget == huge // 4
 
 
 def test_how_tokens_are_drawn():

@@ -12,7 +12,7 @@ from typing import Any
 
 from aisp.errors import ConfigurationError
 from aisp.jsonl import MARK, check_place
-from aisp.plot import MADE_BY, SUFFIXES, new_figure
+from aisp.plot import SUFFIXES, is_ours, new_figure
 from aisp.version import __version__
 
 
@@ -65,7 +65,7 @@ def check_picture(path: Path | None) -> None:
         raise ConfigurationError(f"the picture {path} has {got}; expected one of {', '.join(SUFFIXES)}")
     new_figure(1, 1)  # which says what is missing, if anything is
     content = _content(path)
-    if content and MADE_BY.encode() not in content:
+    if content and not is_ours(content):
         raise _not_ours(path)
 
 

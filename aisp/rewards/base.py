@@ -23,6 +23,7 @@ from aisp.errors import ConfigurationError
 from aisp.records import Candidate, Score
 from aisp.rewards.candidates import candidate_key
 from aisp.rewards.scorer import OnError, Scorer, Verdict
+from aisp.rewards.verdicts import shown
 
 __all__ = ["Clip", "Combined", "Memo", "OnError", "Reward", "Scaled", "Sum", "Verdict", "add", "scaled"]
 
@@ -76,16 +77,26 @@ class Reward(Scorer):
         return Clip(self, low, high)
 
 
+def check_reward(given: Any) -> Reward:
+    """Return a reward as it was given.
+
+    Raises:
+        ConfigurationError: Something else, as a plain function.
+    """
+    if isinstance(given, Reward):
+        return given
+    raise ConfigurationError(
+        f"{shown(given)} is a {type(given).__name__}, not a reward; make one of a function with "
+        "aisp.rewards.FunctionReward"
+    )
+
+
 class Combined(Reward):
     """A reward made of others. What they could not score, it could not; what they vetoed is vetoed."""
 
     def __init__(self, *parts: Reward, name: str | None = None) -> None:
-        strangers = [part for part in parts if not isinstance(part, Reward)]
-        if strangers:
-            raise ConfigurationError(
-                f"{strangers[0]!r} is a {type(strangers[0]).__name__}, not a reward; make one of a function with "
-                "aisp.rewards.FunctionReward"
-            )
+        for part in parts:
+            check_reward(part)
         super().__init__(
             name=name or type(self).__name__.lower(),
             # Where every part leaves out what it can't score, so does the whole: its own sum may overflow.

@@ -104,7 +104,7 @@ class _Call:
 
 
 def _seconds(until: float | None, cancel: threading.Event | None) -> float | None:
-    left = None if until is None else max(until - time.monotonic(), 0.0)
+    left = None if until is None else min(max(until - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
     return left if cancel is None else min(_LOOK_EVERY, _LOOK_EVERY if left is None else left)
 
 

@@ -1,7 +1,7 @@
 """The one event loop that async rewards run on, so that sync and async callers, notebooks included, behave alike.
 
-It outlives what runs on it: a coroutine that calls `sys.exit` fails alone. A process that was forked off has a loop of
-its own, since threads don't come along.
+It outlives what runs on it: a coroutine that calls `sys.exit` fails alone, and one that blocks the loop keeps that loop
+while the others get another. A process that was forked off has a loop of its own, since threads don't come along.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class _Served(NamedTuple):
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
 
+
+_ANSWERS_WITHIN = 1.0  # seconds; a loop that is merely busy answers in milliseconds
 
 _lock = threading.Lock()
 _served: _Served | None = None
@@ -106,7 +108,7 @@ def _pass_on(task: asyncio.Task[T], future: Future[T]) -> None:
         error = RewardError("an async reward cancelled its own task, so there is no verdict; let it return one")
     else:
         error = task.exception()
-        if isinstance(error, SystemExit | KeyboardInterrupt):  # meant for the process; here it is one reward's
+        if error is not None and not isinstance(error, Exception):  # as `sys.exit`, meant for the process
             error = RewardError(f"an async reward raised {error!r}")
     if not future.set_running_or_notify_cancel():  # nobody wants to know
         return
@@ -117,9 +119,23 @@ def _pass_on(task: asyncio.Task[T], future: Future[T]) -> None:
 
 
 def _serving() -> _Served:
+    """Return a loop that answers: one that a coroutine blocks, as by `time.sleep`, is left to that coroutine."""
+    served = _current()
+    if threading.current_thread() is served.thread or _answers(served.loop):
+        return served
+    return _current(instead_of=served)
+
+
+def _answers(loop: asyncio.AbstractEventLoop) -> bool:
+    seen = threading.Event()
+    loop.call_soon_threadsafe(seen.set)
+    return seen.wait(_ANSWERS_WITHIN)
+
+
+def _current(instead_of: _Served | None = None) -> _Served:
     global _served
     with _lock:
-        if _served is None or not _served.thread.is_alive() or _served.loop.is_closed():
+        if _served is None or _served is instead_of or not _served.thread.is_alive() or _served.loop.is_closed():
             loop = asyncio.new_event_loop()
             thread = threading.Thread(target=_serve, args=(loop,), name="aisp-rewards", daemon=True)
             thread.start()

@@ -12,7 +12,7 @@ from aisp.errors import ConfigurationError
 from aisp.records import Candidate
 from aisp.rewards.base import Reward, Verdict
 from aisp.rewards.scope import stop_if_given_up
-from aisp.rewards.scorer import is_own_failure
+from aisp.rewards.scorer import is_own_failure, is_tasks_own_failure
 
 Binders = Mapping[str, Callable[[Candidate], Any]]
 
@@ -79,14 +79,16 @@ class FunctionReward(Reward):
         stop_if_given_up()
         try:
             return self._call(candidate)  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001 - raised again, or written into the score
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             return self._failed(candidate, error)
 
     async def _atried(self, candidate: Candidate) -> Verdict:
         try:
             return await self._call(candidate)  # type: ignore[no-any-return]
         except BaseException as error:
-            if not is_own_failure(error):
+            if not is_tasks_own_failure(error):
                 raise
             return self._failed(candidate, error)
 

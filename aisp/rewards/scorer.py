@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from aisp.errors import ConfigurationError, RewardError
 from aisp.records import Candidate, Score
 from aisp.rewards.candidates import private_copies, unique
 from aisp.rewards.event_loop import run, submit
-from aisp.rewards.scope import stop_if_given_up
+from aisp.rewards.scope import GivenUp, stop_if_given_up
 from aisp.rewards.verdicts import VerdictError, as_list, as_score
 from aisp.version import __version__
 
@@ -112,7 +113,9 @@ class Scorer:
         stop_if_given_up()
         try:
             verdicts = as_list(self._score(self._handed(candidates)), len(candidates))
-        except Exception as error:  # noqa: BLE001 - raised again, or written into the score
+        except BaseException as error:
+            if not is_own_failure(error):
+                raise
             if self._goes_on_singly(candidates):
                 return [self._checked([candidate])[0] for candidate in candidates]
             return [self._failed(candidate, error) for candidate in candidates]
@@ -124,7 +127,7 @@ class Scorer:
         try:
             verdicts = as_list(await self._ascore(self._handed(candidates)), len(candidates))
         except BaseException as error:
-            if not is_own_failure(error):
+            if not is_tasks_own_failure(error):
                 raise
             if self._goes_on_singly(candidates):
                 return [(await self._achecked([candidate]))[0] for candidate in candidates]
@@ -158,11 +161,19 @@ class Scorer:
 
 
 def is_own_failure(error: BaseException) -> bool:
-    """Return whether what a coroutine raised is the reward's own failure, rather than somebody's wish to end it.
+    """Return whether what a function raised is the reward's own failure, rather than somebody's wish to end it.
 
-    On the event loop even `sys.exit()` is the reward's own: signal handlers, which may mean the process, run elsewhere.
+    Signal handlers, which may mean the process, run on the main thread: elsewhere even `sys.exit()` is the reward's
+    own. Nobody can cancel a function, nor close it.
     """
+    if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
+        return True
+    return not isinstance(error, GivenUp) and threading.current_thread() is not threading.main_thread()
+
+
+def is_tasks_own_failure(error: BaseException) -> bool:
+    """Return whether what a coroutine raised on the event loop is the reward's own failure. See `is_own_failure`."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and not task.cancelling()
-    return isinstance(error, Exception | SystemExit | KeyboardInterrupt)
+    return not isinstance(error, GivenUp | GeneratorExit)

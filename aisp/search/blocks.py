@@ -8,7 +8,6 @@ A whole-response search is the case of one block without an end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from aisp.errors import ConfigurationError
 from aisp.records import NO_TOKENS, TOKEN_FIGURES, NoiseTerm, Proposal, Rollout
-from aisp.search.plan import Plan
+from aisp.search.plan import Plan, ceil_div
 from aisp.strategies.base import SearchContext
 
 
@@ -115,7 +114,7 @@ def next_block(
     if commit_tokens is None:
         return Block(budget=plan.budget)
     start = 0 if committed is None else len(committed.tokens)
-    left = math.ceil((max_tokens - start) / commit_tokens)
+    left = ceil_div(max_tokens - start, commit_tokens)
     share, reserve = 1, 0
     if plan.budget > 1:
         if last is None and plan.budget < left:
@@ -123,7 +122,7 @@ def next_block(
                 f"budget={plan.budget} is too little for the {left} blocks that commit_tokens={commit_tokens} makes of "
                 f"max_tokens={max_tokens}: each needs a response. Raise budget or commit_tokens, or lower max_tokens"
             )
-        share = math.ceil((plan.budget - spent) / left)
+        share = ceil_div(plan.budget - spent, left)
         reserve = plan.budget - spent - share - (left - 1)
     return Block(
         index=0 if last is None else last.index + 1,

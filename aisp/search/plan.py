@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from aisp.errors import ConfigurationError
@@ -39,11 +38,16 @@ def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | Non
         both = num_samples is not None and num_rounds is not None
         budget = (num_samples or 1) * (num_rounds or 1) if both else DEFAULT_BUDGET
     if num_samples is None:
-        num_samples = min(DEFAULT_SAMPLES, budget) if num_rounds is None else math.ceil(budget / num_rounds)
-    rounds = math.ceil(budget / num_samples)
+        num_samples = min(DEFAULT_SAMPLES, budget) if num_rounds is None else ceil_div(budget, num_rounds)
+    rounds = ceil_div(budget, num_samples)
     if num_rounds is not None and num_rounds != rounds:
         raise ConfigurationError(
             f"budget={budget} in rounds of num_samples={num_samples} makes {rounds} rounds, "
             f"not num_rounds={num_rounds}; give two of the three"
         )
     return Plan(budget=budget, num_samples=min(num_samples, budget))
+
+
+def ceil_div(total: int, parts: int) -> int:
+    """Return total / parts, rounded up. Whole numbers have no bound, where floats have."""
+    return -(-total // parts)

@@ -133,7 +133,8 @@ def test_pictures_say_what_drew_them(tmp_path, suffix):
     figure = new_figure(1, 1)
     save_figure(figure, ours)
     check_picture(ours)
-    figure.savefig(theirs)
+    figure.text(0, 0, "aisp-langchain 0.1.0")  # naming the package does not make a picture ours
+    figure.savefig(theirs, metadata={"Title": "aisp-langchain"})
     with pytest.raises(ConfigurationError, match="not written by aisp"):
         check_picture(theirs)
 

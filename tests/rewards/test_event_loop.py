@@ -50,6 +50,7 @@ async def cancels_itself(text):
     raise asyncio.CancelledError
 
 
+LONGEST = 60.0  # seconds
 WRECKERS = [exits, interrupts, exits_in_a_task, exits_in_a_callback, stops_the_loop, cancels_itself]
 
 
@@ -87,13 +88,42 @@ class Own(BaseException):
     pass
 
 
-def test_an_exception_of_another_kind_reaches_the_caller():
+@pytest.mark.parametrize("error", [Own, GeneratorExit])
+def test_an_exception_that_is_no_error_is_the_rewards_failure(error):
+    # As a library's own timeouts and pytest's outcomes are: LangChain's `ainvoke` took one for an answer.
     async def odd(text):
-        raise Own
+        raise error
 
-    with pytest.raises(Own):
+    with pytest.raises(RewardError, match=error.__name__):
         FunctionReward(odd).score(CANDIDATES)
     assert FunctionReward(fine).score(CANDIDATES)[0].value == 1.0
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, Own, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("on_error", ["raise", "exclude"])
+def test_what_a_plain_function_raises_on_a_thread_is_its_own_failure(error, on_error):
+    # A reward that called `sys.exit` in one `ainvoke` ended the event loop of all others.
+    def odd(text):
+        raise error
+
+    async def score():
+        try:
+            return await FunctionReward(odd, on_error=on_error).ascore(CANDIDATES)
+        except RewardError as raised:
+            return raised
+
+    found = asyncio.run(score())
+    told = str(found) if on_error == "raise" else found[0].error
+    assert f"raised {error.__name__}()" in told
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, asyncio.CancelledError])
+def test_a_plain_function_does_not_cancel_its_caller(error):
+    def odd(text):
+        raise error
+
+    with pytest.raises(RewardError, match=error.__name__):
+        FunctionReward(odd).score(CANDIDATES)
 
 
 def test_the_exit_of_a_plain_function_is_the_callers():
@@ -162,3 +192,26 @@ def test_a_process_that_is_forked_off_has_a_loop_of_its_own():
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_coroutine_that_blocks_its_loop_holds_up_no_other(monkeypatch):
+    # An async reward that slept, or asked a server, without awaiting held up every async reward of the process.
+    monkeypatch.setattr(event_loop, "_ANSWERS_WITHIN", 0.05)
+    blocked, over = threading.Event(), threading.Event()
+
+    async def blocks(text):
+        blocked.set()
+        over.wait(LONGEST)
+        return 1.0
+
+    held = threading.Thread(target=FunctionReward(blocks).score, args=(CANDIDATES[:1],))
+    held.start()
+    try:
+        assert blocked.wait(LONGEST)
+        assert [score.value for score in FunctionReward(fine).score(CANDIDATES)] == [1.0, 2.0]
+        assert not over.is_set()
+        assert held.is_alive()
+    finally:
+        over.set()
+    held.join(LONGEST)
+    assert not held.is_alive(), "what blocked is not lost"
