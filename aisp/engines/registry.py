@@ -39,6 +39,7 @@ _PLACE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):([A-Za-z_]\w*)(?::(.*))?", re.DOT
 
 _lock = threading.Lock()
 _engines: weakref.WeakKeyDictionary[LoadedModel, Engine] = weakref.WeakKeyDictionary()
+_left_behind: list[weakref.WeakKeyDictionary[LoadedModel, Engine]] = []
 _by_objects: weakref.WeakValueDictionary[tuple[int, int, tuple[int, ...]], Engine] = weakref.WeakValueDictionary()
 
 
@@ -140,3 +141,14 @@ def _exists(module: str) -> bool:
 def _import(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _start_afresh() -> None:
+    """Build new engines in a process that was forked off: the thread that drives an old one did not come along."""
+    global _by_objects, _engines, _lock
+    _left_behind.append(_engines)  # closing one might wait for that thread
+    _engines, _by_objects, _lock = weakref.WeakKeyDictionary(), weakref.WeakValueDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
+import textwrap
 import weakref
 from dataclasses import replace
 
@@ -102,3 +104,36 @@ def test_importing_engines_and_models_loads_no_torch():
     heavy = "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     code = f"import sys, aisp.engines, aisp.models, aisp.testing; {heavy}"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_was_forked_off_has_engines_of_its_own():
+    # A child that was forked off while a thread decoded waited for that thread, which is not there, for ever.
+    code = """
+        import os, signal, threading
+        import aisp
+        from aisp.testing import tiny_loaded_model
+        model, drawing, forked = tiny_loaded_model(), threading.Event(), threading.Event()
+        def hold(new_tokens):
+            drawing.set()
+            forked.wait(60)
+        answer = lambda **more: aisp.align("q", model=model, max_tokens=4, seed=1, **more).text
+        busy = threading.Thread(target=answer, kwargs={"progress": hold})
+        busy.start()
+        drawing.wait(60)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            answer()
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        forked.set()
+        busy.join()
+        print(status)
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=180, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.split() == ["0"]
