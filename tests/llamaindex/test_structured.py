@@ -17,7 +17,7 @@ from aisp.records import Candidate
 from aisp_llamaindex import AISPLLM
 from aisp_llamaindex.messages import to_openai_tools
 from aisp_llamaindex.rewards import EvaluatorReward, contexts_of, question_of
-from aisp_llamaindex.structured import StructuredOutputError, StructuredStreams, to_completion
+from aisp_llamaindex.structured import StructuredOutputError, to_completion
 
 ASKED = [ChatMessage(role="user", content="Name a tree.")]
 ASKED_DICTS = [{"role": "user", "content": "Name a tree."}]
@@ -81,10 +81,6 @@ class TestContexts:
         assert EvaluatorReward(evaluator(llm=judge)).score([candidate])[0].value in (0.0, 1.0)
 
 
-class Streaming(StructuredStreams, AISPLLM):
-    """What `AISPLLM` is once it takes its streams from `StructuredStreams`."""
-
-
 class Song(BaseModel):
     """A song."""
 
@@ -98,7 +94,7 @@ class TestStructuredStreams:
     @pytest.fixture
     def song(self, engine, tiny):
         engine.texts = ('{"title": "rain in the woods", "year": 1970}',)
-        return Streaming(model=tiny, seed=1)
+        return AISPLLM(model=tiny, seed=1)
 
     def test_objects_fill_and_the_last_is_complete(self, song):
         objects = list(song.stream_structured_predict(Song, PromptTemplate("A song of {x}"), x="rain"))
