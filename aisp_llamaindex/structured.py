@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, 
 from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # core re-exports it
 from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.program.utils import create_flexible_model
@@ -33,7 +33,7 @@ class StructuredPrediction(FunctionCallingLLM):
     """Structured prediction over the `chat`, `stream_chat` and their awaited twins that it is mixed with."""
 
     @_dispatcher.span
-    def structured_predict(  # type: ignore[override] # core names a narrower template
+    def structured_predict(
         self,
         output_cls: type[Model],
         prompt: BasePromptTemplate,
@@ -55,7 +55,7 @@ class StructuredPrediction(FunctionCallingLLM):
         return found
 
     @_dispatcher.span
-    async def astructured_predict(  # type: ignore[override] # likewise
+    async def astructured_predict(
         self,
         output_cls: type[Model],
         prompt: BasePromptTemplate,
