@@ -15,9 +15,11 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     FunctionMessage,
+    HumanMessage,
     InvalidToolCall,
     ToolCall,
     ToolCallChunk,
+    ToolMessage,
     convert_to_openai_messages,
     merge_message_runs,
 )
@@ -47,6 +49,7 @@ def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     Raises:
         PromptError: An image, audio or file from anybody but a model, which a text model can't read.
     """
+    messages = [part for message in messages for part in _without_results(message)]
     for message in messages:
         _check_blocks(message)
     flat: list[BaseMessage] = []
@@ -126,6 +129,23 @@ def _call_chunks(call: ToolCall | InvalidToolCall, index: int) -> Iterator[ToolC
         yield tool_call_chunk(name=None, args=piece, id=None, index=index)
 
 
+def _without_results(message: BaseMessage) -> Iterator[BaseMessage]:
+    """Yield a user's message with Anthropic's blocks of tool results taken out, before it as messages of tools."""
+    blocks = message.content
+    if not isinstance(message, HumanMessage) or not isinstance(blocks, list):
+        yield message
+        return
+    rest = []
+    for block in blocks:
+        if isinstance(block, Mapping) and block.get("type") == "tool_result":
+            found = block.get("content") or ""
+            yield ToolMessage(content=found, tool_call_id=str(block.get("tool_use_id") or ""))
+        else:
+            rest.append(block)
+    if rest or not blocks:
+        yield message.model_copy(update={"content": rest})
+
+
 def _check_blocks(message: BaseMessage) -> None:
     if isinstance(message, AIMessage):
         return
@@ -154,10 +174,10 @@ def _flat(message: BaseMessage) -> BaseMessage:
     if not message.tool_calls and message.invalid_tool_calls:
         calls = []  # the blocks say what the invalid calls say
     text = "".join(_words(block) for block in blocks)
-    refusal = message.additional_kwargs.get("refusal")
-    if not isinstance(refusal, str) or refusal in text:
-        refusal = None
-    content_text = "\n".join(filter(None, [text, refusal, *wrong]))
+    audio = message.additional_kwargs.get("audio")
+    kept = [message.additional_kwargs.get("refusal"), audio.get("transcript") if isinstance(audio, Mapping) else None]
+    said = [words for words in kept if isinstance(words, str) and words not in text]
+    content_text = "\n".join(filter(None, [text, *said, *wrong]))
     return message.model_copy(update={"content": content_text, "tool_calls": calls})
 
 

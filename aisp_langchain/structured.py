@@ -8,7 +8,6 @@ The parser reads finished answers only as a whole: one that was cut off is an er
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -31,6 +30,7 @@ from aisp.errors import ConfigurationError
 from aisp.forms.cut import cut_by, why_incomplete
 from aisp.forms.holding import violation
 from aisp.forms.parsing import read_json
+from aisp.forms.references import hoist
 from aisp.forms.schemas import NamedSchema, inlined, made_strict, read_schema
 
 Method = Literal["function_calling", "json_schema", "json_mode"]
@@ -72,8 +72,8 @@ def structured(
         return _chain(plain, StructureParser(make=_same, json_schema={"type": "object"}), include_raw=include_raw)
     read = read_named(schema, strict=strict)
     make = _maker(schema)
-    if not isinstance(schema, dict) and not inspect.isclass(schema):
-        told["schema"] = {"title": read.name, **read.schema}  # core can't read a type that is no class
+    # Of what was given, core can read only some, and every call would fail with an error of its own.
+    told["schema"] = {"name": read.name, "description": read.description, "parameters": read.schema}
     if method == "function_calling":
         parameters, wrapped = _parameters(read.schema)
         function = {"name": read.name, "description": read.description, "parameters": parameters}
@@ -158,9 +158,9 @@ class StructureParser(BaseTransformOutputParser[Any]):
                 return call["args"].get(_VALUE) if self.wrapped else call["args"]
         written = message.invalid_tool_calls
         if written:
-            raise self._error(
-                f"the call of {self.tool} is invalid: {written[0]['error']}", reason, str(written[0]["args"])
-            )
+            # Core forgets the error where it puts the pieces of a stream together.
+            why = written[0]["error"] or f"it isn't complete: {why_incomplete(reason)}"
+            raise self._error(f"the call of {self.tool} is invalid: {why}", reason, str(written[0]["args"]))
         raise self._error(
             f"the answer doesn't call {self.tool}: {cut_by(reason or '') or 'it is text'}", reason, str(message.content)
         )
@@ -250,8 +250,9 @@ def _parameters(schema: dict[str, Any]) -> tuple[dict[str, Any], bool]:
             target = resolve(schema, schema["$ref"])
     if target.get("type") == "object" or "properties" in target:
         return schema, False
-    inner = {key: value for key, value in schema.items() if key not in ("$defs", "definitions")}
-    definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    moved, _ = hoist(schema)  # "#" means the schema, and not the arguments that it is put into
+    inner: dict[str, Any] = dict(moved) if isinstance(moved, Mapping) else {}
+    definitions: dict[str, Any] = {"$defs": inner.pop("$defs")} if "$defs" in inner else {}
     return {"type": "object", "properties": {_VALUE: inner}, "required": [_VALUE], **definitions}, True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from typing_extensions import is_typeddict
 
 from aisp import forms
 from aisp.errors import AISPError, ConfigurationError
@@ -26,7 +28,9 @@ def read_tools(tools: Sequence[Any], strict: bool | None = None) -> tuple[forms.
 
 def _converted(tool: Any, strict: bool | None) -> forms.Tool:
     try:
-        converted = dict(convert_to_openai_tool(tool, strict=strict))
+        converted = dict(
+            _read_typeddict(tool, strict) if is_typeddict(tool) else convert_to_openai_tool(tool, strict=strict)
+        )
         own = _own_parameters(tool)
     except AISPError:
         raise
@@ -38,6 +42,16 @@ def _converted(tool: Any, strict: bool | None) -> forms.Tool:
     return converted
 
 
+def _read_typeddict(tool: Any, strict: bool | None) -> Any:
+    """Return the definition of a TypedDict: core's, with descriptions, where core can read it."""
+    with contextlib.suppress(Exception):  # it knows fewer annotations, and none that leads into itself
+        return convert_to_openai_tool(tool, strict=strict)
+    read = read_schema(tool)
+    parameters = made_strict(inlined(read.schema)) if strict else inlined(read.schema)
+    about = {"description": inspect.getdoc(tool) or read.description}
+    return {"type": "function", "function": {"name": read.name, **about, "parameters": parameters}}
+
+
 def _own_parameters(tool: Any) -> dict[str, Any] | None:
     """Return the parameters that core's conversion loses a part of; None where it is faithful.
 
@@ -46,6 +60,8 @@ def _own_parameters(tool: Any) -> dict[str, Any] | None:
     """
     source = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
     if isinstance(source, Mapping):
+        if isinstance(source.get("inputSchema"), Mapping) and "name" in source:
+            return dict(source["inputSchema"])  # as MCP has it
         if "title" not in source or source.get("type") == "function" or "parameters" in source:
             return None
         return {key: value for key, value in source.items() if key not in ("title", "description")}

@@ -41,10 +41,10 @@ from aisp.settings import DEFAULT_MAX_TOKENS, SearchFields, override
 from aisp.threads import iterate_in_thread, run_in_thread
 from aisp_llamaindex.messages import calls_of, mapping_of, to_openai, to_openai_tools, to_pieces, to_response
 from aisp_llamaindex.rewards import as_reward
-from aisp_llamaindex.structured import StructuredStreams, to_completion
+from aisp_llamaindex.structured import StructuredPrediction, to_completion
 
 
-class AISPLLM(StructuredStreams, SearchFields, FunctionCallingLLM):
+class AISPLLM(StructuredPrediction, SearchFields, FunctionCallingLLM):
     """A local LLM, steered per request towards what its rewards like. Calls tools, and is held to their schemas.
 
     All fields of `aisp.settings.SearchFields` may be given to the constructor and, as keyword arguments, to every

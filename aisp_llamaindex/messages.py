@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ChatResponse,
     MessageRole,
@@ -105,12 +106,12 @@ def _converted(message: ChatMessage) -> dict[str, Any]:
     """Return a message as a mapping. What another provider's model said in blocks of its own is passed over."""
     said = message.role in (MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole.MODEL)
     for block in () if said else message.blocks:
-        if not isinstance(block, (TextBlock, ThinkingBlock, ToolCallBlock)):
+        if not isinstance(block, (TextBlock, ThinkingBlock, ToolCallBlock, CachePoint)):
             raise PromptError(
                 f"a {message.role.value} message holds a block of type {block.block_type!r}, and this model reads "
                 "text; leave it out, or describe it in words"
             )
-    content = "\n".join(filter(None, [message.content or "", _refusal(message)]))
+    content = "\n".join(filter(None, [message.content or "", _refusal(message), _spoken(message)]))
     plain: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value), "content": content}
     calls = [_call(block) for block in calls_of(message)] or _older_calls(message)
     if calls:
@@ -132,6 +133,12 @@ def _call(block: ToolCallBlock) -> dict[str, Any]:
 def _refusal(message: ChatMessage) -> str:
     refusal = message.additional_kwargs.get("refusal")
     return refusal if isinstance(refusal, str) and refusal not in (message.content or "") else ""
+
+
+def _spoken(message: ChatMessage) -> str:
+    audio = message.additional_kwargs.get("audio")
+    words = audio.get("transcript") if isinstance(audio, Mapping) else None
+    return words if isinstance(words, str) and words not in (message.content or "") else ""
 
 
 def _older_calls(message: ChatMessage) -> list[dict[str, Any]]:

@@ -1,17 +1,20 @@
-"""Structured answers as they come: partial objects, and at the end the complete one.
+"""Structured answers: the complete object, and of streams the partial ones before it.
 
     prompt --chat, held to the schema--> pieces of JSON --partial_objects--> objects with fields so far, ..., the whole
 
-`AISPLLM` takes the streaming half of LlamaIndex's structured prediction from here: core's asks for a call without
-forcing one, so that an answer in words became an object of nothing.
+`AISPLLM` takes LlamaIndex's structured prediction from here. Core's streams ask for a call without forcing one, so that
+an answer in words became an object of nothing; its whole answers fail for a class that leads into itself, and don't say
+which limit cut an answer off.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # core re-exports it
+from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.program.utils import create_flexible_model
 from llama_index.core.prompts import BasePromptTemplate
@@ -22,9 +25,52 @@ from aisp.errors import StructuredOutputError
 from aisp.forms.cut import why_incomplete
 from aisp.forms.schemas import inlined, read_schema
 
+Model = TypeVar("Model", bound=BaseModel)
+_dispatcher = get_dispatcher(__name__)
 
-class StructuredStreams(FunctionCallingLLM):
-    """The streaming half of structured prediction, over the `stream_chat` and `astream_chat` that it is mixed with."""
+
+class StructuredPrediction(FunctionCallingLLM):
+    """Structured prediction over the `chat`, `stream_chat` and their awaited twins that it is mixed with."""
+
+    @_dispatcher.span
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return an object of a class. The answer is held to the class, whatever `pydantic_program_mode` is.
+
+        Raises:
+            StructuredOutputError: The answer was cut off, or breaks the class's rules.
+        """
+        _dispatcher.event(
+            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+        )
+        messages = self._extend_messages(prompt.format_messages(**prompt_args))
+        options = {**(llm_kwargs or {}), "response_format": response_format_of(output_cls)}
+        found: Model = whole_object(self.chat(messages, **options), output_cls)
+        _dispatcher.event(LLMStructuredPredictEndEvent(output=found))
+        return found
+
+    @_dispatcher.span
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """Return what `structured_predict` does, awaited."""
+        _dispatcher.event(
+            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+        )
+        messages = self._extend_messages(prompt.format_messages(**prompt_args))
+        options = {**(llm_kwargs or {}), "response_format": response_format_of(output_cls)}
+        found: Model = whole_object(await self.achat(messages, **options), output_cls)
+        _dispatcher.event(LLMStructuredPredictEndEvent(output=found))
+        return found
 
     def _structured_stream_call(  # type: ignore[override] # core names a narrower template
         self,
@@ -53,6 +99,18 @@ def response_format_of(output_cls: type[BaseModel]) -> dict[str, Any]:
     """Return the `response_format` that holds an answer to a class, and tells the model of it."""
     read = read_schema(output_cls)
     return {"type": "json_schema", "json_schema": {"name": read.name, "schema": inlined(read.schema)}}
+
+
+def whole_object(response: ChatResponse, output_cls: type[Model]) -> Model:
+    """Return the object that a whole answer in JSON is.
+
+    Raises:
+        StructuredOutputError: The answer was cut off, or breaks the class's rules.
+    """
+    reader = _Reader(output_cls)
+    reader.read(response)
+    found: Any = reader.whole()
+    return cast("Model", found)
 
 
 def partial_objects(pieces: Iterable[ChatResponse], output_cls: type[BaseModel]) -> Generator[BaseModel, None, None]:

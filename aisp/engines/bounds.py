@@ -154,12 +154,16 @@ def _targets(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve(schema: Any, reference: str) -> Any:
-    """Return what a reference within a schema leads to: "#", a JSON pointer behind it, or an anchor.
+    """Return what a reference within a schema leads to: "#", a JSON pointer behind it, an anchor, or an `$id`.
 
     Raises:
         LookupError: There is nothing there.
     """
-    if not reference.startswith("#"):
+    base, _, rest = reference.partition("#")
+    if base:
+        for _, value, _ in _parts(schema):
+            if isinstance(value, Mapping) and value.get("$id") == base:
+                return resolve(value, f"#{rest}")
         raise LookupError(f"{reference} is outside the schema")
     pointer = reference[1:]
     if pointer and not pointer.startswith("/"):

@@ -92,6 +92,9 @@ def _node(schema: Any, where: str, work: _Pass, *, may_close: bool) -> Any:
             work.leave_out(own, key, where)
     for change in (_numbers, _strings, _keys, _distinct, _unions):
         change(own, where, work)
+    least, others = own.get("minProperties"), own.get("additionalProperties", "properties" not in own)
+    if isinstance(least, int) and least > 1 and ("patternProperties" in own or others is not False):
+        work.unheld.append(Unheld(where=where, what="minProperties (a name may be written twice)"))
     adding = any(key in own for key in _ADDING) and not _only_asks(own)
     objects = any(key in own for key in _IMPLIED["object"])
     # A part of a union that is all there is to it may be closed; one that adds to what stands beside it may not.
@@ -145,6 +148,8 @@ def _close(own: dict[str, Any]) -> None:
 def _read_types(own: dict[str, Any], where: str, work: _Pass) -> None:
     """Check the types, and say the one that is implied."""
     kinds = own.get("type")
+    if isinstance(kinds, str) and kinds.isupper() and kinds.lower() in _TYPES:  # as Gemini's schemas have it
+        kinds = own["type"] = kinds.lower()
     if kinds is not None:
         listed = kinds if isinstance(kinds, list) else [kinds]
         if not listed or any(kind not in _TYPES for kind in listed):

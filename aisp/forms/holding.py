@@ -17,8 +17,9 @@ from typing import Any
 
 from aisp.engines.bounds import check_schema
 from aisp.errors import ConfigurationError
-from aisp.forms.approximation import Unheld, approximate
+from aisp.forms.approximation import Unheld, approximate, target_of
 from aisp.forms.references import hoist
+from aisp.forms.schemas import walk
 
 _LOOSENED = (
     *("pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
@@ -70,6 +71,8 @@ def _hold(written: str, what: str) -> Held:
     schema = json.loads(written)
     hoisted, lost = hoist(schema)
     held, left_out = approximate(hoisted)
+    if isinstance(held, dict) and "$defs" in held:
+        held = _without_endless(held)
     held, more, impossible = _compilable(held)
     unheld = (*lost, *left_out, *more)
     if unheld and impossible is None:
@@ -105,6 +108,47 @@ def violation(value: Any, schema: Any, *, ignored: Sequence[str] = ()) -> str | 
     except Exception:  # noqa: BLE001 - a schema that can't be checked says nothing of a value
         return None
     return None
+
+
+def _without_endless(schema: dict[str, Any]) -> Any:
+    """Return a schema in which nothing may be what has no end: the compiler takes it, and decoding gets stuck in it."""
+    endless = schema["$defs"].keys() - _ending(schema["$defs"])
+    if not endless:
+        return schema
+    kept = {**schema, "$defs": {name: part for name, part in schema["$defs"].items() if name not in endless}}
+    done = walk(kept, lambda own: False if target_of(own.get("$ref")) in endless else own)
+    return done if isinstance(done, dict) else {"anyOf": [False]}
+
+
+def _ending(definitions: Mapping[str, Any]) -> set[str]:
+    """Return the definitions that some finite value follows: an object that requires itself has none."""
+    found: set[str] = set()
+    while True:
+        more = {name for name, part in definitions.items() if name not in found and _ends(part, found)}
+        if not more:
+            return found
+        found |= more
+
+
+def _ends(part: Any, ending: set[str]) -> bool:
+    if not isinstance(part, Mapping):
+        return part is not False
+    name = target_of(part.get("$ref"))
+    if name is not None and name not in ending:
+        return False
+    if any(not _ends(one, ending) for one in part.get("allOf", ())):
+        return False
+    if "anyOf" in part and not any(_ends(one, ending) for one in part["anyOf"]):
+        return False
+    if part.get("type") == "object":
+        named = part.get("properties", {})
+        return all(_ends(named[key], ending) for key in part.get("required", ()) if key in named)
+    if part.get("type") == "array":
+        first, least = part.get("prefixItems", ()), part.get("minItems", 0)
+        return all(_ends(one, ending) for one in first[:least]) and (
+            least <= len(first) or _ends(part.get("items", True), ending)
+        )
+    return True
 
 
 def _compilable(schema: dict[str, Any]) -> tuple[dict[str, Any], list[Unheld], str | None]:

@@ -25,7 +25,7 @@ _KEYWORDS = frozenset(
     | {"maxProperties", "multipleOf", "exclusiveMinimum", "exclusiveMaximum", "description", "$schema", "$id"}
     | {"uniqueItems", "contains", "dependentRequired", "dependentSchemas", "unevaluatedProperties", "$dynamicRef"}
 )
-_INNER = ("schema", "parameters", "input_schema")  # OpenAI's and Anthropic's
+_INNER = ("schema", "parameters", "input_schema", "inputSchema")  # OpenAI's, Anthropic's, MCP's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,8 @@ def read_schema(source: Any, name: str | None = None) -> NamedSchema:
     Args:
         source: A pydantic class of either version, a TypedDict, a dataclass, an Enum, any other type that pydantic
             knows (`list[int]`); a JSON schema; or one in OpenAI's or Anthropic's wrapping: `{"name", "schema"}`,
-            `{"name", "parameters"}`, `{"name", "input_schema"}`, `{"type": "json_schema", "json_schema": ...}`,
+            `{"name", "parameters"}`, `{"name", "input_schema"}`, `{"name", "inputSchema"}`,
+            `{"type": "json_schema", "json_schema": ...}`,
             `{"type": "function", "function": ...}`.
         name: What to call it; None for what it calls itself.
 
@@ -140,9 +141,16 @@ def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
             if reference in within:
                 raise LookupError("it leads into itself")
             target = put(resolve(schema, reference), (*within, reference))
-            rest = {key: put(part, within) for key, part in value.items() if key != "$ref"}
+            rest = {key: put_at(key, part, within) for key, part in value.items() if key != "$ref"}
             return {**target, **rest} if isinstance(target, Mapping) else target
-        return {key: put(part, within) for key, part in value.items() if key not in ("$defs", "definitions")}
+        return {k: put_at(k, part, within) for k, part in value.items() if k not in ("$defs", "definitions")}
+
+    def put_at(key: str, value: Any, within: tuple[str, ...]) -> Any:
+        if key in _VALUES:
+            return value
+        if key in _NAMED and isinstance(value, Mapping):  # names may be those of keywords
+            return {name: put(part, within) for name, part in value.items()}
+        return put(value, within)
 
     try:
         done: dict[str, Any] = put(schema, ("#",))

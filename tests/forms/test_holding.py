@@ -139,7 +139,7 @@ def test_what_is_drawn_for_a_type_is_an_object_of_it(engine, name):
 class TestReading:
     one: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}  # noqa: RUF012
 
-    @pytest.mark.parametrize("key", ["schema", "parameters", "input_schema"])
+    @pytest.mark.parametrize("key", ["schema", "parameters", "input_schema", "inputSchema"])
     def test_wrappers_of_providers_are_taken_off(self, key):
         read = read_schema({"name": "t", "description": "d", key: self.one})
         assert (read.name, read.description, read.schema) == ("t", "d", self.one)
@@ -155,6 +155,26 @@ class TestReading:
     def test_a_class_that_leads_into_itself_keeps_its_reference(self):
         assert "$defs" in inlined(read_schema(Tree).schema)
         assert "$defs" not in inlined(read_schema(Box[Box[bool]]).schema)
+
+    def test_properties_may_be_called_as_keywords_are(self):
+        """A property called "definitions" was taken for one, and its values for references."""
+        schema = {
+            "type": "object",
+            "properties": {"definitions": {"$ref": "#/$defs/X"}, "$defs": {"enum": [{"$ref": "#/$defs/X"}]}},
+            "$defs": {"X": {"const": "k"}},
+        }
+        properties = inlined(schema)["properties"]
+        assert properties == {"definitions": {"const": "k"}, "$defs": {"enum": [{"$ref": "#/$defs/X"}]}}
+
+    def test_types_in_capitals_are_types(self, recwarn):
+        """Gemini's schemas allowed anything."""
+        held = hold({"type": "OBJECT", "properties": {"a": {"type": "BOOLEAN"}}}, "the schema")
+        assert held.schema == {
+            "type": "object",
+            "properties": {"a": {"type": "boolean"}},
+            "additionalProperties": False,
+        }
+        assert not recwarn.list
 
     def test_strict_requires_every_property_at_every_depth(self):
         schema = {"properties": {"a": {"properties": {"b": {}}}}}
@@ -198,6 +218,40 @@ class TestReferences:
         for name in ("one", "two"):
             assert held["$defs"][held["properties"][name]["$ref"].removeprefix("#/$defs/")]["type"] == "integer"
 
+    def test_a_schema_within_is_found_by_its_id(self):
+        schema = {
+            "$defs": {"q": {"$id": "https://x.y/q", "type": "integer"}},
+            "properties": {"a": {"$ref": "https://x.y/q"}},
+        }
+        held = hold(schema, "the schema").schema
+        assert held["$defs"][held["properties"]["a"]["$ref"].removeprefix("#/$defs/")] == {"type": "integer"}
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]},
+            {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+            {
+                "$ref": "#/$defs/a",
+                "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"anyOf": [{"$ref": "#/$defs/a"}]}},
+            },
+        ],
+    )
+    def test_what_requires_itself_has_no_value(self, schema):
+        """Decoding stopped behind the first brace, and the error spoke of a stop string."""
+        assert hold(schema, "the schema").impossible is not None
+
+    def test_what_has_no_end_is_left_out_where_it_may_be(self, engine):
+        endless = {"type": "object", "properties": {"n": {"$ref": "#/$defs/a"}}, "required": ["n"]}
+        schema = {
+            "type": "object",
+            "properties": {"ok": {"type": "boolean"}, "n": {"$ref": "#/$defs/a"}},
+            "required": ["ok"],
+            "$defs": {"a": endless},
+        }
+        for text in drawn(engine, json_grammar(schema), 60):
+            assert json.loads(text).keys() == {"ok"}
+
     def test_what_leads_only_to_itself_allows_anything(self):
         with pytest.warns(SchemaWarning, match="leads to itself alone"):
             held = hold({"$defs": {"a": {"$ref": "#/$defs/a"}}, "properties": {"x": {"$ref": "#/$defs/a"}}}, "loop")
@@ -205,6 +259,7 @@ class TestReferences:
 
 
 LEFT_OUT = {
+    "minProperties": {"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 2},
     "uniqueItems": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
     "not": {"type": "string", "not": {"const": ""}},
     "pattern": {"type": "string", "pattern": "^(?!_)[a-z]+$"},

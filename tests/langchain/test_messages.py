@@ -99,6 +99,7 @@ ITEM = {"type": "function_call", "name": "f", "arguments": '{"x": 1}', "call_id"
 OTHERS = {
     "function call": (AIMessage([ITEM], tool_calls=[CALL]), ""),
     "refusal": (AIMessage([{"type": "refusal", "refusal": "I can't."}]), "I can't."),
+    "words that were spoken": (AIMessage("", additional_kwargs={"audio": {"id": "a", "transcript": "Yes."}}), "Yes."),
     "refusal beside the content": (AIMessage("", additional_kwargs={"refusal": "I can't."}), "I can't."),
     "hidden thoughts": (
         AIMessage([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "Fine."}]),
@@ -135,6 +136,15 @@ def test_what_other_providers_keep_of_a_turn_is_gone_on_with(kind):
 def test_calls_are_read_wherever_they_are_kept(message):
     (converted,) = to_openai([message])
     assert converted["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+
+
+def test_results_in_a_users_message_are_a_tools():
+    """Anthropic keeps them there, and they were refused."""
+    call = AIMessage("", tool_calls=[CALL])
+    block = {"type": "tool_result", "tool_use_id": "call_1", "content": [{"type": "text", "text": "an oak"}]}
+    _, result, user = to_openai([call, HumanMessage([block, {"type": "text", "text": "And?"}])])
+    assert (result["role"], result["tool_call_id"], result["content"]) == ("tool", "call_1", "an oak")
+    assert (user["role"], user["content"]) == ("user", "And?")
 
 
 KNOWS_THREE = (

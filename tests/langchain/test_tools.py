@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import pydantic.v1
 import pytest
@@ -53,6 +53,20 @@ class DictJoke(TypedDict):
     setup: str
 
 
+class Branch(TypedDict):
+    """A branch."""
+
+    long: bool
+    twigs: NotRequired[list["Branch"]]  # noqa: UP037 - it isn't there yet
+
+
+class Leaf(TypedDict):
+    """A leaf."""
+
+    green: bool
+    veins: NotRequired[Annotated[int, "how many"]]
+
+
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "tree 樹"}}\n</tool_call>'
 
 
@@ -67,6 +81,21 @@ class TestReading:
         )
         assert [one["function"]["name"] for one in tools] == ["look", "go", "Joke"]
         assert "title" not in json.dumps(tools)
+
+    @pytest.mark.parametrize(("kind", "name"), [(Branch, "twigs"), (Leaf, "veins")])
+    @pytest.mark.parametrize("strict", [None, True])
+    def test_a_typeddict_that_core_can_not_read(self, kind, name, strict):
+        (read,) = read_tools([kind], strict=strict)
+        parameters = read["function"]["parameters"]
+        properties = parameters.get("properties") or parameters["$defs"]["Branch"]["properties"]
+        assert name in properties
+        assert read["function"]["description"].startswith("A ")
+
+    def test_a_tool_of_mcp_keeps_its_parameters(self):
+        """It was bound without any."""
+        schema = {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]}
+        (read,) = read_tools([{"name": "look", "description": "Look.", "inputSchema": schema}])
+        assert read["function"]["parameters"] == schema
 
     @pytest.mark.parametrize(
         "tools",
@@ -354,7 +383,7 @@ class TestStructured:
         with pytest.raises(StructuredOutputError) as raised:
             chain.invoke("Tell a joke.")
         assert raised.value.finish_reason == "stop"
-        with pytest.raises(StructuredOutputError):
+        with pytest.raises(StructuredOutputError, match="stop string"):
             list(chain.stream("Tell a joke."))
         raw = chat().with_structured_output(schema, method=method, include_raw=True).invoke("Tell a joke.")
         assert raw["parsed"] is None
@@ -378,6 +407,27 @@ class TestStructured:
             f'<tool_call>{{"name": "{name}", "arguments": {{"value": {written}}}}}</tool_call>' if name else written
         ]
         assert chain.invoke("Which?") == expected
+
+    @pytest.mark.parametrize(
+        ("schema", "written"),
+        [
+            (Branch, '{"long": true, "twigs": [{"long": false}]}'),
+            (Leaf, '{"green": true}'),
+            ({"title": "T", "type": ["boolean", "null"]}, "null"),
+        ],
+    )
+    def test_what_core_can_not_read_is_no_error_of_its_tracing(self, chat, engine, schema, written):
+        """Core reads the schema at every call, and failed."""
+        engine.texts = [written]
+        assert chat().with_structured_output(schema).invoke("Which?") == json.loads(written)
+
+    def test_a_list_that_leads_into_itself_may_be_an_argument(self, llm):
+        """ "#" meant the arguments that the list was put into."""
+        schema = {"title": "Nest", "type": "array", "items": {"$ref": "#"}, "maxItems": 1}
+        found = llm.with_structured_output(schema, method="function_calling").invoke("Nest.")
+        while found:
+            (found,) = found
+        assert found == []
 
     def test_the_schema_is_told_of_or_not(self, chat, engine, tiny):
         for method, told in (("json_schema", True), ("json_mode", False)):

@@ -15,7 +15,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, ValidationError
 
-from aisp.errors import ConfigurationError, PromptError, RewardError
+from aisp.errors import ConfigurationError, PromptError, RewardError, StructuredOutputError
 from aisp.rewards import FunctionReward, Length
 from aisp.testing import tiny_loaded_model
 from aisp_llamaindex import AISPLLM, as_reward
@@ -46,6 +46,13 @@ CALL = '<tool_call>\n{"name": "find", "arguments": {"tree": "elm"}}\n</tool_call
 def roomy():
     """A model whose context holds a prompt with tools, spelt out in bytes."""
     return tiny_loaded_model(max_position_embeddings=2048)
+
+
+class Twig(BaseModel):
+    """A twig."""
+
+    tall: bool
+    twigs: list[Twig] = []
 
 
 class Longer(BaseEvaluator):
@@ -181,6 +188,20 @@ class TestTools:
         right = FunctionReward(lambda tool_calls: sum(call["args"]["tree"] == "fir" for call in tool_calls), name="fir")
         response = llm(rewards=right, budget=16).chat_with_tools([FIND], user_msg="Where is the fir?")
         assert response.message.blocks[-1].tool_kwargs == {"tree": "fir"}
+
+    async def test_a_class_that_leads_into_itself_is_predicted(self, llm, engine):
+        """Core failed with KeyError: 'properties'."""
+        engine.texts = ('{"tall": true, "twigs": [{"tall": false, "twigs": []}]}',)
+        prompt = PromptTemplate("Tell me of {name}.")
+        twig = llm().structured_predict(Twig, prompt, name="elm")
+        assert twig == Twig(tall=True, twigs=[Twig(tall=False)])
+        assert await llm().astructured_predict(Twig, prompt, name="elm") == twig
+
+    def test_a_prediction_that_was_cut_off_says_by_what(self, llm, engine):
+        engine.texts = ('{"tall": true, "tw',)
+        with pytest.raises(StructuredOutputError, match="stop string") as raised:
+            llm().structured_predict(Twig, PromptTemplate("Tell me of {name}."), name="elm")
+        assert raised.value.finish_reason == "stop"
 
     def test_structured_prediction_is_held_to_its_schema(self, roomy):
         pytest.importorskip("llguidance")
