@@ -17,8 +17,8 @@ from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.strategies import AISP, Info, TiltedRestart
 from aisp.strategies.best_of_n import BestOfN
+from aisp.testing.toy import Toy, ToyEngine, ToyReward
 from tests.search.fakes import Searches
-from tests.strategies.toy import Toy, ToyEngine, ToyReward
 
 LAMBDA = 0.7
 ONE = Sampling(temperature=0.6)

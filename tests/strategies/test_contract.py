@@ -18,7 +18,7 @@ from aisp.records import GREEDY, NO_TOKENS, Proposal, Sampling
 from aisp.strategies import AISP, BestOfN, Info, TiltedRestart
 from aisp.strategies.aisp import PAPER
 from aisp.testing import StrategyContract
-from tests.strategies.toy import DIM, Toy, ToyEngine
+from aisp.testing.toy import DIM, Toy, ToyEngine
 
 
 class NoisyEngine(ToyEngine):

@@ -16,8 +16,8 @@ from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.search.stopping import Stops
 from aisp.strategies import SearchContext
+from aisp.testing.toy import DIM, WEIGHT, Toy, ToyEngine, ToyReward, next_token, run_rounds
 from tests.search.fakes import Searches
-from tests.strategies.toy import DIM, WEIGHT, Toy, ToyEngine, ToyReward, next_token, run_rounds
 
 
 def reward(ids):

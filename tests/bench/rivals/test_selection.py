@@ -18,8 +18,8 @@ from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.strategies import BestOfN, SearchContext
 from aisp.strategies.weights import effective_sample_size
+from aisp.testing.toy import Toy, ToyEngine, ToyReward
 from tests.search.fakes import Searches
-from tests.strategies.toy import Toy, ToyEngine, ToyReward
 
 REWARDS = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=1, max_size=20).map(np.array)
 EVERY_RULE = [

@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from scipy.stats import norm, rankdata
 
 from aisp.strategies.tilted_restart.improvement import expected_improvement
-from tests.strategies.toy import alike
+from aisp.testing.toy import alike
 
 
 class Tree:

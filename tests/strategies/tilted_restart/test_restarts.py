@@ -8,7 +8,7 @@ import pytest
 from aisp.records import Proposal, Sampling
 from aisp.strategies.tilted_restart.restarts import Explored, Restarts, parent_weights, restarts_from
 from aisp.strategies.weights import solve_reward_temperature
-from tests.strategies.toy import Toy, ToyEngine, alike, next_token
+from aisp.testing.toy import Toy, ToyEngine, alike, next_token
 
 
 def drawn(n):
