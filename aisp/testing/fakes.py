@@ -107,7 +107,7 @@ class FakeEngine(Engine):
         codec: ChatCodec | None = None,
         offers: frozenset[Capability] = ALL,
     ) -> None:
-        self.texts = tuple(texts)
+        self.texts = texts
         self.seconds = seconds
         self.clock = clock
         self.prompts: list[tuple[int, ...]] = []
@@ -118,11 +118,20 @@ class FakeEngine(Engine):
         self.cancelled = threading.Event()
         self.closed = False
         self._offers = offers
-        self._tokenizer = FakeTokenizer(self.texts)
         encoder: Any = PlainEncoder()
         self._codec = codec or ChatCodec(
             name="fake", tokenizer=self._tokenizer, eos_token_ids=(_END,), context_length=None, encoder=encoder
         )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What it can say. Others may be set, where the codec is not its own."""
+        return self._texts
+
+    @texts.setter
+    def texts(self, texts: Sequence[str]) -> None:
+        self._texts = tuple(texts)
+        self._tokenizer = FakeTokenizer(self._texts)
 
     @property
     def codec(self) -> ChatCodec:

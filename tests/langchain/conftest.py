@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from aisp.records import CAPABILITIES
+from aisp.testing import FakeEngine
 from aisp_langchain import AISPChatModel
-from tests.langchain.fakes import FakeEngine
 
 
 @pytest.fixture
 def engine(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine of every model for the length of a test."""
-    fake = FakeEngine()
-    fake.codec = tiny.codec
+    fake = FakeEngine(codec=tiny.codec, offers=CAPABILITIES)
     monkeypatch.setattr("aisp.engines.engine_for", lambda source, **placed: fake)
     return fake
 

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from aisp.errors import ConfigurationError, DeadlineExceededError, PromptError
 from aisp.rewards import FunctionReward
 from aisp.settings import override
+from aisp.testing.fakes import WORDS
 from aisp_langchain import AISPChatModel
-from tests.langchain.fakes import WORDS
 
 
 def likes(word: str) -> FunctionReward:
@@ -135,7 +135,7 @@ def test_call_settings_win_over_the_instances(chat, engine):
 
 
 def test_a_call_may_bring_rewards_a_reference_and_a_model(chat, tiny):
-    llm = chat(budget=64)
+    llm = chat(budget=64, strategy="best_of_n")
     assert llm.invoke("Hi", rewards=likes("gum")).content == "gum"
     matches = FunctionReward(lambda text, reference: float(text == reference), name="matches")
     assert llm.invoke("Hi", rewards=matches, reference_outputs="ivy").content == "ivy"

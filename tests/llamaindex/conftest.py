@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("llama_index.core", reason="needs the extra llamaindex")
 
+from aisp.records import CAPABILITIES
+from aisp.testing import FakeEngine
 from aisp_llamaindex import AISPLLM
-from tests.langchain.fakes import FakeEngine
 
 
 @pytest.fixture
 def engine(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The engine of every model for the length of a test."""
-    fake = FakeEngine()
-    fake.codec = tiny.codec
+    fake = FakeEngine(codec=tiny.codec, offers=CAPABILITIES)
     monkeypatch.setattr("aisp.engines.engine_for", lambda source, **placed: fake)
     return fake
 

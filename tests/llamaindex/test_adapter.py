@@ -23,7 +23,7 @@ ASKED = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user
 def llm(engine, tiny):
     engine.texts = ("a tall elm", "an ash")
     longest = FunctionReward(lambda text: float(len(text)), name="long")
-    return adapter.LangChainLLM(llm=AISPChatModel(model=tiny, seed=1, rewards=longest, budget=16))
+    return adapter.LangChainLLM(llm=AISPChatModel(model=tiny, seed=1, rewards=longest, budget=16, strategy="best_of_n"))
 
 
 def test_chat(llm):

@@ -219,8 +219,8 @@ class TestTools:
 
     async def test_an_agent_makes_the_call_and_answers(self, llm, engine):
         answers = iter([CALL, "It is at the brook."])
-        draw = engine._answer
-        engine._answer = lambda proposal, over: _with_text(draw(proposal, over), next(answers))
+        draw = engine.rollout
+        engine.rollout = lambda *asked: [_with_text(rollout, next(answers)) for rollout in draw(*asked)]
         agent = FunctionAgent(tools=[ADD, FIND], llm=llm())
         output = await agent.run("Where is the elm?")
         assert output.response.content == "It is at the brook."
