@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import aisp
 from aisp.call import make_aligner
@@ -17,6 +18,7 @@ from aisp.rewards import FunctionReward
 from aisp.search.events import ResponseScored, SearchStep, TextCommitted
 from aisp.service import Service
 from aisp.settings import SearchSettings
+from aisp.testing import FakeEngine
 from aisp_langchain import AISPChatModel
 from aisp_llamaindex import AISPLLM
 
@@ -228,3 +230,11 @@ def test_what_is_no_reward_is_refused_in_words(tiny, stranger):
     ):
         with pytest.raises(ConfigurationError, match=f"is a {type(stranger).__name__}, not a reward"):
             ask()
+
+
+@pytest.mark.parametrize("model", [AISPChatModel, AISPLLM])
+def test_a_model_whose_engine_lacks_what_the_strategy_needs_is_refused_when_it_is_built(model):
+    engine = FakeEngine(offers=frozenset({"kept", "excluded"}))
+    with pytest.raises(ValidationError, match="tilted_restart needs bag, shift, which FakeEngine does not offer"):
+        model(engine=engine, rewards=LENGTH)
+    assert model(engine=engine, rewards=LENGTH, strategy="best_of_n").engine is engine

@@ -14,12 +14,18 @@ import aisp
 from aisp.call import make_aligner, make_request
 from aisp.engines import engine_for
 from aisp.errors import AllCandidatesExcludedError, ConfigurationError, DeadlineExceededError
-from aisp.records import NO_TOKENS, Candidate, NoiseTerm, Proposal, Score
+from aisp.records import NO_TOKENS, Candidate, Limits, NoiseTerm, Proposal, Score
 from aisp.rewards import Length, Reward
 from aisp.search.blocks import Block, next_block
+from aisp.search.events import TextCommitted
 from aisp.search.plan import Plan
+from aisp.search.request import Request
+from aisp.search.stopping import Stops
 from aisp.service import Service
 from aisp.settings import SearchSettings
+from aisp.strategies import BestOfN
+from aisp.testing import FakeClock, FakeEngine
+from tests.search.fakes import FakeReward, Searches
 
 SEARCH = {"budget": 24, "num_samples": 4, "max_tokens": 24, "commit_tokens": 6, "seed": 1}
 STRATEGIES = ["tilted_restart", "aisp", "best_of_n", "soft_best_of_n", "pessimism", "qalign", "misvo"]
@@ -192,14 +198,27 @@ def test_what_takes_back_committed_text_is_never_returned(tiny):
         list(search.events())
 
 
-def test_at_the_deadline_what_was_committed_is_returned(tiny):
-    slow = {"timeout": 0.25, "rewards": Vowels(seconds=0.1)}
-    pieces, alignment = streamed(tiny, **slow)
-    assert alignment.stopped_by == "deadline"
-    assert alignment.best.rollout.finish_reason == "cancelled"
-    assert "".join(pieces) == alignment.text
-    with pytest.raises(DeadlineExceededError):
-        streamed(tiny, on_timeout="raise", **slow)
+@pytest.mark.parametrize("on_timeout", ["best", "raise"])
+def test_at_the_deadline_what_was_committed_is_returned(on_timeout):
+    """A round takes a second, so that the first of two blocks is committed and the second is cut."""
+    clock = FakeClock()
+    engine = FakeEngine(["one two three four five six", "uno due tre quattro cinque sei"], seconds=1.0, clock=clock)
+    reward = FakeReward(lambda text: float(len(text)))
+    reward.partial = True
+    plan, stops = Plan(budget=4, num_samples=2), Stops(on_timeout=on_timeout)
+    aligner = Searches(engine, BestOfN(), reward, plan, commit_tokens=3, clock=clock, stops=stops)
+    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=6, deadline=1.5), seed=1)
+    events = aligner.search(request).events()
+    if on_timeout == "raise":
+        with pytest.raises(DeadlineExceededError):
+            list(events)
+        return
+    *told, last = events
+    pieces = [event.text for event in told if isinstance(event, TextCommitted)]
+    assert last.alignment.stopped_by == "deadline"
+    assert last.alignment.best.rollout.finish_reason == "cancelled"
+    assert pieces[0] in ("one two three", "uno due tre")
+    assert "".join(pieces) == last.alignment.text
 
 
 def test_a_cancelled_search_returns_what_was_committed(tiny):
