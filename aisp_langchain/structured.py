@@ -73,7 +73,8 @@ def structured(
     read = read_named(schema, strict=strict)
     make = _maker(schema)
     # Of what was given, core can read only some, and every call would fail with an error of its own.
-    told["schema"] = {"name": read.name, "description": read.description, "parameters": read.schema}
+    if not _core_reads(schema):
+        told["schema"] = {"name": read.name, "description": read.description, "parameters": read.schema}
     if method == "function_calling":
         parameters, wrapped = _parameters(read.schema)
         function = {"name": read.name, "description": read.description, "parameters": parameters}
@@ -296,3 +297,12 @@ def _described(schema: Any, written: dict[str, Any]) -> dict[str, Any]:
     }
     about = {"description": theirs["description"]} if theirs.get("description") else {}
     return {**about, **written, "properties": properties} if properties else {**about, **written}
+
+
+def _core_reads(schema: Any) -> bool:
+    """Return whether core's tracing can read a schema, which it does at every call."""
+    try:
+        convert_to_json_schema(schema)
+    except Exception:  # noqa: BLE001 - TypeErrors, RecursionErrors and others of its own
+        return False
+    return True
