@@ -8,6 +8,7 @@ repeats its bigrams. Means over a whole text show none of this: what leads into 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def repetition(ids: Sequence[int], span: int = SPAN) -> float:
 
     0 for a text that never says a pair of tokens again within the span, towards 1 for a loop.
     """
-    bigrams = list(zip(ids, ids[1:], strict=False))
+    bigrams = list(pairwise(ids))
     width = min(span - 1, len(bigrams))
     if not width:
         return 0.0
