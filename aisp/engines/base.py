@@ -53,9 +53,10 @@ class Flight(ABC):
 
     @abstractmethod
     def wait(self, progress: Progress | None = None) -> list[Finished]:
-        """Return what has finished since the last call, waiting for at least one; in the order of their places.
+        """Return what ended first of all that is pending, waiting for it; in the order of their places.
 
-        An empty list says that nothing is pending. At the deadline, or once the cancel event is set, everything that is
+        First is meant in logical time (`aisp.engines.logical`), so that the order does not depend on who shares the
+        batch. An empty list says that nothing is pending. At the deadline, or once the cancel event is set, everything that is
         pending finishes as "cancelled".
 
         Raises:

@@ -49,6 +49,8 @@ class BatchFlight(Flight):
         if self._call.closed:
             raise EngineError("the flight is closed; start another")
         sequences = self._prepare(self._call, self._asked, proposals)
+        for sequence in sequences:
+            sequence.began = self._call.now
         self._asked += len(sequences)
         self._scheduler.submit(sequences)
 
@@ -63,12 +65,14 @@ class BatchFlight(Flight):
                 new, self._reported = generated - self._reported, generated
                 progress(new)
 
+        call.awaited = True
         try:
             self._scheduler.drive(lambda: call.settled, report)
             report()
         except BaseException:
             self.close()
             raise
+        call.awaited = False
         if call.error is not None:
             self.close()
             raise _engine_error(call.error) from call.error
@@ -80,14 +84,17 @@ class BatchFlight(Flight):
             self._scheduler.tidy()
             self._call.live.clear()
             self._call.finished.clear()
+            self._call.due = []
 
     def _take(self) -> list[Finished]:
-        """Return what has finished and was not handed out yet."""
+        """Return what ended first and was not handed out yet; of a call that is over, all that ended."""
         call, found = self._call, []
-        while call.finished:
-            sequence = call.finished.popleft()
+        for sequence in call.due or list(call.finished.values()):
+            call.finished.pop(sequence.place, None)
             if call.live.pop(sequence.place, None) is not None and sequence.rollout is not None:
                 found.append(Finished(sequence.place, sequence.rollout))
+                call.now = max(call.now, sequence.tick)
+        call.due = []
         if not call.live:
             self._scheduler.forget(call)
         return sorted(found, key=lambda one: one.place)

@@ -147,7 +147,11 @@ class Scheduler:
                     driver = self._drivers.setdefault("", me)
                     self.check_running()
                     if driver is me or driver.thread == me.thread:  # the latter if `on_progress` asks for more
+                        self._publish()
+                        if done():
+                            break
                         self._cycle_of(driver)
+                        self._publish()
                         self._ring()
                     else:
                         self._listen(bell, done)
@@ -186,6 +190,11 @@ class Scheduler:
         """Have all that is under way end as cancelled."""
         for call in list(self._calls):
             call.cancelled = True
+
+    def _publish(self) -> None:
+        """Let the flights see what they may hand out. Runs on the thread that decodes, between its steps."""
+        for call in list(self._calls):
+            call.publish()
 
     def _listen(self, bell: SimpleQueue[None], done: Callable[[], bool]) -> None:
         """Wait for the driver's next ring."""

@@ -8,7 +8,7 @@ done: the list of token ids is the truth, everything else is brought in line wit
 from __future__ import annotations
 
 import time
-from collections import abc, deque
+from collections import abc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aisp.engines.grammar import Grammar, Matcher
+from aisp.engines.logical import first_to_end
 from aisp.engines.stopping import StopStrings, decode
 from aisp.engines.transformers.calibration import ScaleMeter
 from aisp.engines.transformers.memory import out_of_memory
@@ -46,7 +47,10 @@ class RolloutCall:
         self.tokenizer = tokenizer
         self.stop_strings = StopStrings(tokenizer, limits.stop)
         self.live: dict[int, Sequence] = {}  # by place, until they are handed out
-        self.finished: deque[Sequence] = deque()
+        self.finished: dict[int, Sequence] = {}  # those of them that ended
+        self.due: list[Sequence] = []  # those that are to be handed out next
+        self.now = 0  # the tick of what was handed out last
+        self.awaited = False
         self.generated = 0
         self.error: Exception | None = None
         self.closed = False
@@ -65,7 +69,7 @@ class RolloutCall:
     @property
     def settled(self) -> bool:
         """Whether its flight has something to learn, or nothing to wait for."""
-        return bool(self.finished) or self.error is not None or not self.live
+        return bool(self.due or (self.over and self.finished)) or self.error is not None or not self.live
 
     def fail(self, error: Exception) -> None:
         """Note why it failed; the first reason stands."""
@@ -75,7 +79,18 @@ class RolloutCall:
     def deliver(self, sequence: Sequence, rollout: Rollout) -> None:
         """Hand over a response. The flight's thread takes its sequence out of `live`, so that a second call is moot."""
         sequence.rollout = rollout
-        self.finished.append(sequence)
+        self.finished[sequence.place] = sequence
+
+    def publish(self) -> None:
+        """Find what is to be handed out next. Runs between steps only, when no sequence is half done.
+
+        Nothing is while the flight's thread is at work: what it will ask for may end before that.
+        """
+        if not self.awaited or self.due or not self.finished:
+            return
+        ended = {place: sequence.tick for place, sequence in list(self.finished.items()) if place in self.live}
+        under_way = [sequence.tick for sequence in self.undecided()]
+        self.due = [self.finished[place] for place in first_to_end(ended, under_way)]
 
     def undecided(self) -> list[Sequence]:
         """Return the sequences that have to be decoded further."""
@@ -100,6 +115,7 @@ class Sequence:
     proposal: Proposal
     grammar: Grammar | None = None
     number: int = 0  # in the order of arrival, over all flights
+    began: int = 0  # the tick at which it was asked for
     ids: list[int] = field(default_factory=list)
     figures: list[tuple[float, ...]] = field(default_factory=list)
     slot: int = -1
@@ -127,6 +143,11 @@ class Sequence:
     def drawn(self) -> int:
         """Tokens that were drawn, the kept ones not counted."""
         return len(self.ids) - len(self.proposal.kept)
+
+    @property
+    def tick(self) -> int:
+        """The logical time that it has reached."""
+        return self.began + self.drawn
 
     @property
     def remaining(self) -> int:

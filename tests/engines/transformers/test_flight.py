@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_more_is_taken_in_between_steps_and_shares_the_batch(engine):
         finished += flight.wait()
     assert [one.rollout.tokens.ids for one in finished] == [alone[0], alone[2]]
     assert engine.stats().steps - before == 40, "39 steps for the first, and one more for what came a step later"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_responses_are_handed_out_in_logical_time_however_many_are_decoded_at_once(model, at_once):
+    """A search reacts to what it is handed: with an order of the clock's, equal seeds would give unequal answers."""
+    engine = engine_of(model, eos=(), max_sequences=at_once)
+    asked = [replace(LONG, seed=seed, pause_after=tokens) for seed, tokens in enumerate((5, 3, 9, 3))]
+    with engine.start(engine.prefill(PROMPT), asked, LIMITS) as flight:
+        first = flight.wait()
+        flight.add([SHORT, replace(SHORT, pause_after=7)])
+        rest = [flight.wait() for _ in range(4)]
+    places = [[one.place for one in handed] for handed in [first, *rest]]
+    assert places == [[1, 3], [0, 4], [2], [5], []], "3 tokens; 5 and 3 + 2; 9; 3 + 7"
 
 
 def test_tokens_of_others_finish_while_a_flight_is_not_waited_for(engine):
