@@ -61,6 +61,7 @@ def make_aligner(engine: Engine, call: Call) -> Aligner:
         settle=call.form.settle,
         stops=stops,
         kl_budget=settings.kl_budget,
+        guarded=settings.guard is not None,
         commit_tokens=settings.commit_tokens,
     )
 

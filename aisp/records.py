@@ -171,6 +171,8 @@ class Proposal:
         log_start: Log-probability, in nats, with which the strategy lets a response leave `kept` and go on from it; 0
             for one that is written from its beginning. An estimate needs it, an engine doesn't read it. None where the
             strategy doesn't know it.
+        predicted_nats: KL divergence that the strategy predicts its shift to cost, in nats a token, before it corrects
+            that by what shifts have cost so far; 0 without a shift. An engine doesn't read it.
         retain: Say that later proposals may keep tokens of this response, so that its keys and values are worth their
             memory.
     """
@@ -188,6 +190,7 @@ class Proposal:
     grammar: str | None = None
     measures: frozenset[Measure] = frozenset()
     log_start: float | None = None
+    predicted_nats: float = 0.0
     retain: bool = False
 
     @property

@@ -83,9 +83,11 @@ class SearchFields(BaseModel):
         strategy_options: Options of the strategy that `strategy` names, as `{"parents": 3}`. An object has its own.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219), for strategy "aisp".
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
-        num_samples: Responses a round at most, 16 by default. The rounds of "tilted_restart" are smaller, and more,
-            while it knows few responses.
+        num_samples: Responses in the making at once, 16 by default, and a quarter of a smaller budget. A strategy that
+            goes by rounds draws as many a round.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
+        guard: "typical" refuses what does not read like the model's own text: what repeats itself more than its plain
+            samples do, or holds a passage that is more surprising than any of theirs. None returns whatever scores.
         commit_tokens: Search and commit block after block of so many tokens, so that a stream shows each at once. For
             rewards that may score unfinished text. The budget is divided among the blocks that `max_tokens` makes, and
             every response that a block is chosen from counts. None chooses among whole responses.
@@ -114,6 +116,7 @@ class SearchFields(BaseModel):
     budget: int | None = Field(default=None, ge=1)
     num_samples: int | None = Field(default=None, ge=1)
     num_rounds: int | None = Field(default=None, ge=1)
+    guard: Literal["typical"] | None = "typical"
     commit_tokens: int | None = Field(default=None, ge=1)
     kl_budget: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -136,6 +139,11 @@ class SearchFields(BaseModel):
             if unknown:
                 raise ConfigurationError(explain_unknown(unknown, known))
         return given
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        return None if value == "none" else value  # as a command line has to say it
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 import aisp
 from aisp.call import make_aligner
+from aisp.engines.base import Engine, Finished, Flight
 from aisp.errors import ConfigurationError, EngineError
 from aisp.records import CAPABILITIES, TOKEN_FIGURES, Prefix, Rollout, Tokens
 from aisp.rewards import FunctionReward
@@ -152,12 +153,36 @@ def test_aalign_equals_align(tiny):
     assert tuple(rounds) == alone.rounds
 
 
-class Thinker:
+class WholeFlight(Flight):
+    """Writes whatever was asked for at once."""
+
+    def __init__(self, write):
+        self._write, self._asked, self._ready = write, 0, []
+
+    @property
+    def pending(self):
+        return len(self._ready)
+
+    def add(self, proposals):
+        self._ready += [Finished(self._asked + i, self._write(proposal)) for i, proposal in enumerate(proposals)]
+        self._asked += len(proposals)
+
+    def wait(self, progress=None):
+        ready, self._ready = self._ready, []
+        return ready
+
+    def close(self):
+        self._ready = []
+
+
+class Thinker(Engine):
     """An engine that writes a character a token, and thinks before it answers."""
 
     context_length = None
     offers = CAPABILITIES
     answer = "<think>hm</think>\n\nHello there."
+
+    codec = None
 
     def __init__(self, codec):
         self.codec = codec
@@ -165,8 +190,10 @@ class Thinker:
     def prefill(self, token_ids):
         return Prefix(token_ids=tuple(token_ids))
 
-    def rollout(self, prefix, proposals, limits, progress=None):
-        return [self._write(proposal) for proposal in proposals]
+    def start(self, prefix, proposals, limits):
+        flight = WholeFlight(self._write)
+        flight.add(proposals)
+        return flight
 
     def _write(self, proposal):
         kept = len(proposal.kept)

@@ -159,7 +159,9 @@ def _option(name: str, field: FieldInfo, helps: Mapping[str, str]) -> Any:
         kind, metavar = list[str], "TEXT"
     elif choices := [word for one in words if get_origin(one) is Literal for word in get_args(one)]:
         others = [one.__name__.upper() for one in words if get_origin(one) is not Literal]
-        metavar = "|".join([*others, *choices])
+        metavar = "|".join(
+            [*others, *choices, *(["none"] if field.default is not None and NoneType in _kinds(field) else [])]
+        )
     flag = _NAMES.get(name, "--" + name.replace("_", "-"))
     return Annotated[
         kind | None,

@@ -56,8 +56,8 @@ class Flight(ABC):
         """Return what ended first of all that is pending, waiting for it; in the order of their places.
 
         First is meant in logical time (`aisp.engines.logical`), so that the order does not depend on who shares the
-        batch. An empty list says that nothing is pending. At the deadline, or once the cancel event is set, everything that is
-        pending finishes as "cancelled".
+        batch. An empty list says that nothing is pending. At the deadline, or once the cancel event is set, everything
+        that is pending finishes as "cancelled".
 
         Raises:
             EngineError: Decoding failed. Nothing is pending afterwards.

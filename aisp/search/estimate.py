@@ -2,17 +2,17 @@
 
 Every proposal records the log-probability of its start (`Proposal.log_start`), and every token its own under the
 proposal, so q(y) is a sum over records. A proposal without `excluded` may draw any response, and estimates E_p[f] by
-p(y)/q(y) f(y). A restart, whose `excluded` are the tokens tried behind what it keeps, can't draw what came before its
-round. Those responses are known, so a restart estimates E_p[f] by
+p(y)/q(y) f(y). A restart, whose `excluded` are the tokens tried behind what it keeps, can't draw what was known when it
+was proposed (`Response.known`). So a restart estimates E_p[f] by
 
-    sum over the responses before its round of p(y) f(y)  +  p(y)/q(y) f(y)
+    sum over the responses known before it of p(y) f(y)  +  p(y)/q(y) f(y)
 
 without bias, whatever the rewards (sampling without replacement), up to two omissions: less than a thousandth of the
 probability behind a prefix, and what hangs only on parents whose weight is 0 in floating point. A tilted draw is
 truncated by its own probabilities, so with top_p or top_k this holds at tilt_nats=0 only.
 
-A response's weight is its share of the average of all these estimates: p/q once, and p for every restart after its
-round. A response that was cut late is so much likelier under q than under p that it weighs next to nothing. The
+A response's weight is its share of the average of all these estimates: p/q once, and p for every restart that knew
+it. A response that was cut late is so much likelier under q than under p that it weighs next to nothing. The
 effective sample size says how little the search tells of q* for that reason.
 """
 
@@ -146,20 +146,18 @@ def _is_plain(response: Response) -> bool:
 
 def _log_ratios(alignment: Alignment) -> FloatArray:
     """Return the log of each response's weight in the mean that estimates E_p[f], shape (n,)."""
-    ratios: list[float] = []
-    first: dict[tuple[int, ...], int] = {}  # the first place of each response that was drawn
     responses = tuple(alignment.responses)
-    for round_ in alignment.rounds:
-        own = [_log_ratio(response) for response in round_.responses]
-        restarts = sum(bool(r.proposal is not None and r.proposal.excluded) for r in round_.responses)
-        if restarts:  # these draw none of the responses before them, whose part of the sum is known
-            for place in first.values():
-                log_p = float(responses[place].rollout.tokens.log_prior.sum())
-                ratios[place] = float(np.logaddexp(ratios[place], np.log(restarts) + log_p))
-        for place, response in enumerate(round_.responses, start=len(ratios)):
-            first.setdefault(response.rollout.tokens.ids, place)
-        ratios += own
-    return np.array(ratios)
+    ratios = np.array([_log_ratio(response) for response in responses])
+    # A restart draws none of the responses that were known before it, whose part of the sum is known.
+    known = np.sort([r.known for r in responses if r.proposal is not None and r.proposal.excluded])
+    seen: set[tuple[int, ...]] = set()
+    for place, response in enumerate(responses):
+        restarts = len(known) - int(np.searchsorted(known, place, side="right"))
+        if restarts and response.rollout.tokens.ids not in seen:
+            log_p = float(response.rollout.tokens.log_prior.sum())
+            ratios[place] = np.logaddexp(ratios[place], np.log(restarts) + log_p)
+        seen.add(response.rollout.tokens.ids)
+    return ratios
 
 
 def _log_ratio(response: Response) -> float:

@@ -1,4 +1,4 @@
-"""The one loop: propose, roll out, score, update. It serves one request and keeps the best response so far.
+"""The one loop: propose, draw, score, update. It serves one request and keeps the best response so far.
 
 Everything that searches consumes `Search.events`, through `aisp.service.Run`. With `commit_tokens` the same loop runs
 once a block: what it found is committed, and the next one goes on from there.
@@ -6,7 +6,6 @@ once a block: what it found is committed, and the next one goes on from there.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,28 +22,25 @@ from aisp.errors import (
     RewardWarning,
 )
 from aisp.noise import fresh_seed, root_seed, row_seed
-from aisp.records import Candidate, Prefix, Proposal, Rollout, Score
-from aisp.rewards.deadline import ScoringStoppedError, score_within
-from aisp.rewards.findings import findings
+from aisp.records import Rollout
 from aisp.search.blocks import Block, next_block
 from aisp.search.checks import check_budget, check_commits, check_needs
+from aisp.search.doubts import doubts
+from aisp.search.draws import Drawn, Draws
 from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
+from aisp.search.guard import Bounds, Guard
 from aisp.search.plan import Plan
 from aisp.search.request import Request
+from aisp.search.scoring import Parse, Scoring, Settle
 from aisp.search.state import SearchState
 from aisp.search.stopping import Stops, explain_nothing_left
-from aisp.search.trace import Alignment, Cost, Response, Round, StoppedBy
-from aisp.strategies.base import Info, SearchContext, Strategy
+from aisp.search.told import Told
+from aisp.search.trace import Alignment, Cost, Response, StoppedBy, best_of
+from aisp.strategies.base import SearchContext, Strategy, is_asynchronous
 
 if TYPE_CHECKING:
     from aisp.rewards.base import Reward
 
-Parse = Callable[[Request, Rollout], Candidate]
-Settle = Callable[[Request, Rollout], str]
-
-# Share of a timeout that a reward gets for the first responses, where decoding them took all of it: something that was
-# cut short can then still be returned. In seconds, no less than a quick reward takes.
-_GRACE, _LEAST_GRACE = 0.1, 0.1
 # The round that the final choice is seeded as; no round of a search has this number.
 _AFTER_ALL = -1
 
@@ -62,6 +58,7 @@ class Aligner:
         stops: When to end before that.
         kl_budget: A response along which the steering moved the model by more nats than this counts as vetoed; None
             for no limit. What choosing among responses adds is not counted.
+        guarded: Refuse what does not read like the model's plain samples (`aisp.search.guard`).
         commit_tokens: Search block after block of this many tokens (`aisp.search.blocks`), each settled once it is
             chosen; None searches whole responses.
         clock: Tells the time in seconds, which deadlines are compared with.
@@ -82,6 +79,7 @@ class Aligner:
         settle: Settle,
         stops: Stops | None = None,
         kl_budget: float | None = None,
+        guarded: bool = False,
         commit_tokens: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,6 +94,7 @@ class Aligner:
         self.parse = parse
         self.settle = settle
         self.kl_budget = kl_budget
+        self.guarded = guarded
         self.commit_tokens = commit_tokens
         self.clock = clock
 
@@ -123,12 +122,19 @@ class Search:
         self._with = aligner
         self._request = request
         self._progress = progress
-        self._scorer = None if aligner.reward is None else aligner.reward.session()
-        self._strategy_state: Any = None
         self._state = SearchState(
             started=aligner.clock(),
+            opened=aligner.clock(),
             seed=fresh_seed() if request.seed is None else request.seed,
             block=self._next_block(None, None),
+        )
+        self._scoring = Scoring(
+            request=request,
+            reward=None if aligner.reward is None else aligner.reward.session(),
+            parse=aligner.parse,
+            settle=aligner.settle,
+            kl_budget=aligner.kl_budget,
+            clock=aligner.clock,
         )
 
     def events(self) -> Iterator[Event | SearchEnded]:
@@ -140,17 +146,26 @@ class Search:
             DeadlineExceededError: The deadline passed, with `on_timeout="raise"`.
             EngineError: Decoding failed, or was cancelled before the first response was complete.
         """
-        state, prefix = self._state, self._with.engine.prefill(self._request.prompt_tokens)
+        state, given = self._state, self._with
+        prefix = given.engine.prefill(self._request.prompt_tokens)
         while True:
-            self._strategy_state = self._with.strategy.init(self._context())
+            self._told = Told(given.strategy, self._context())
+            self._guard = Guard() if given.guarded and given.reward is not None else None
             chosen, stopped_by = None, self._stopped_by()
-            while stopped_by is None:
-                round_ = self._round(prefix)
-                stopped_by = self._stopped_by()
-                if stopped_by is not None:
-                    chosen = self._choose()
-                if round_ is not None:
-                    yield from self._tell(round_, chosen)
+            in_flight = given.plan.in_flight if is_asynchronous(given.strategy) else given.plan.num_samples
+            with Draws(given.engine, prefix, self._request, given.strategy, in_flight, self._progress) as draws:
+                while stopped_by is None:
+                    responses = self._take(draws.next(state, self._told.state))
+                    if self._round_is_full:
+                        state.count_round(blocks=self._blocks)
+                    stopped_by = self._stopped_by()
+                    yield from map(ResponseScored, responses)
+                    if stopped_by is not None:
+                        self._hold_to_bounds(None if self._guard is None else self._guard.close())
+                        chosen = self._choose()
+                    if state.open and (stopped_by is not None or self._round_is_full):
+                        yield from self._close_round(chosen)
+                state.forward_tokens += draws.unused_tokens
             if chosen is None or not chosen.rollout.paused or stopped_by in ("deadline", "cancelled"):
                 break
             state.commit(self._next_block(state.block, chosen.rollout), chosen)
@@ -179,97 +194,62 @@ class Search:
         spent, limits = (0 if last is None else self._state.spent), self._request.limits
         return next_block(self._with.plan, spent, self._with.commit_tokens, limits.max_tokens, last, committed)
 
-    def _round(self, prefix: Prefix) -> Round | None:
-        """Draw and score a round; None where the time ran out and nothing of it is of use."""
-        state, strategy, started = self._state, self._with.strategy, self._with.clock()
-        proposals = strategy.propose(self._strategy_state, min(self._with.plan.num_samples, state.left))
-        drawn = self._request.with_grammar(state.block.to_response(proposals), first=state.spent == 0)
-        rollouts = self._with.engine.rollout(prefix, drawn, self._request.limits, self._progress)
+    def _take(self, drawn: Sequence[Drawn]) -> list[Response]:
+        """Score what has ended, and tell the strategy; what was cut short is of use only if there is nothing else."""
+        state = self._state
+        rollouts = [one.rollout for one in drawn]
+        state.spent += len(rollouts)
+        state.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
         complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
         rows = complete
         if len(complete) < len(rollouts):  # the time ran out: what is complete may still be the best
             state.cut_by = "cancelled" if self._cancelled else "deadline"
             if not complete and state.best is None and not self._cancelled:
                 rows = list(range(len(rollouts)))
-        responses, info = self._score(proposals, rollouts, rows), Info()
+        responses = self._scoring.responses(state, [drawn[row] for row in rows], [rollouts[row] for row in rows])
+        bounds = None
+        if self._guard is not None:
+            bounds = self._guard.learn(responses)
+            responses = [self._guard.judged(response) for response in responses]
+        state.open += responses
+        state.best = best_of(responses, state.best, paused=self._blocks)
         if state.cut_by is None:
-            scores = [response.score for response in responses]
             own = state.block.to_block(rollouts)
-            self._strategy_state, info = strategy.update(self._strategy_state, proposals, own, scores)
-        state.spent += len(rollouts)
-        state.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
-        if not responses:
-            return None
-        state.keep_best(responses, blocks=self._with.commit_tokens is not None)
-        round_ = Round(
-            index=len(state.rounds),
-            responses=tuple(responses),
-            best=state.best,
-            ess=info.ess,
-            reward_temperature=info.reward_temperature,
-            seconds=self._with.clock() - started,
-            block=state.block.index,
-            start=state.block.start,
-        )
-        state.rounds.append(round_)
-        return round_
+            self._told.tell([one.proposal for one in drawn], own, [response.score for response in responses])
+        self._hold_to_bounds(bounds)
+        return responses
 
-    def _score(self, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], rows: Sequence[int]) -> list[Response]:
-        candidates = [self._with.parse(self._request, rollouts[row]) for row in rows]
-        scores = self._scores(candidates)
-        return [
-            Response(
-                candidate=candidate,
-                score=self._veto(score, candidate, rollouts[row]),
-                rollout=rollouts[row],
-                proposal=proposals[row],
-                round_index=len(self._state.rounds),
-                row=row,
-            )
-            for candidate, score, row in zip(candidates, scores, rows, strict=True)
-        ]
+    def _hold_to_bounds(self, bounds: Bounds | None) -> None:
+        """Judge what came before the guard's bounds were known, and tell the strategy anew where that changes it."""
+        if bounds is None or self._guard is None:
+            return
+        before = [response.refused for response in self._state.own_responses]
+        self._state.rescore(self._guard.judged, blocks=self._blocks)
+        responses = self._state.own_responses
+        if self._state.cut_by is None and before != [response.refused for response in responses]:
+            self._told.tell_again([response.score for response in responses])
 
-    def _scores(self, candidates: Sequence[Candidate]) -> list[Score]:
-        """Return the reward's scores; where the time runs out over them, none of the candidates has one."""
-        state, deadline = self._state, self._request.limits.deadline
-        if self._scorer is None:
-            return [Score(value=0.0)] * len(candidates)
-        if deadline is None or not candidates:
-            return self._scorer.score(candidates)
-        grace = max(_GRACE * (deadline - state.started), _LEAST_GRACE) if state.best is None else 0.0
-        until = time.monotonic() + deadline - self._with.clock()
-        cancel = self._request.limits.cancel
-        try:
-            return score_within(self._scorer, candidates, deadline=until, cancel=cancel, grace=grace)
-        except ScoringStoppedError as stopped:
-            state.cut_by = stopped.reason
-            return [Score(value=math.nan, error=str(stopped))] * len(candidates)
-
-    def _veto(self, score: Score, candidate: Candidate, rollout: Rollout) -> Score:
-        """Veto responses that were steered too far, and those that contradict text that was handed out."""
-        nats, limit = float(rollout.tokens.kl_to_base.sum()), self._with.kl_budget
-        if limit is not None and nats > limit:
-            comment = f"steered by {nats:.1f} nats, over the kl_budget of {limit:g}"
-            comment = comment if score.comment is None else f"{score.comment}; {comment}"
-            score = replace(score, vetoed=True, comment=comment)
-        shown = self._state.text
-        text = self._with.settle(self._request, rollout) if rollout.paused else candidate.text
-        # A text that turns out to be a tool call, for example.
-        if text.startswith(shown) or (rollout.paused and shown.startswith(text)):
-            return score
-        return replace(score, vetoed=True, comment="takes back text that was committed")
-
-    def _tell(self, round_: Round, chosen: Response | None) -> Iterator[Event]:
-        """Yield what a round found, with the text that is settled by it where it was its block's last."""
+    def _close_round(self, chosen: Response | None) -> Iterator[Event]:
+        """Yield a round, with the text that is settled by it where it was its block's last."""
         state = self._state
-        if chosen is not None and self._with.commit_tokens is not None:
-            text = self._with.settle(self._request, chosen.rollout) if chosen.rollout.paused else chosen.text
+        round_ = state.close_round(self._told.info, self._with.clock())
+        if chosen is not None and self._blocks:
+            text = self._scoring.settled_text(chosen)
             state.rounds[-1] = round_ = replace(round_, committed=text[len(state.text) :])
             state.text += round_.committed
-        yield from map(ResponseScored, round_.responses)
         yield SearchStep(round_)
         if round_.committed:
             yield TextCommitted(round_.committed)
+
+    @property
+    def _round_is_full(self) -> bool:
+        plan, strategy = self._with.plan, self._with.strategy
+        return not is_asynchronous(strategy) or len(self._state.open) >= plan.num_samples
+
+    @property
+    def _blocks(self) -> bool:
+        """Whether blocks are committed, so that an unfinished response may be the best."""
+        return self._with.commit_tokens is not None
 
     @property
     def _cancelled(self) -> bool:
@@ -297,11 +277,10 @@ class Search:
         state, choose = self._state, getattr(self._with.strategy, "choose", None)
         if state.best is None or choose is None:
             return state.best
-        blocks = self._with.commit_tokens is not None
-        usable = [r for round_ in state.own_rounds for r in round_.usable if blocks or not r.rollout.paused]
+        usable = [r for r in state.own_responses if r.score.usable and (self._blocks or not r.rollout.paused)]
         rng = np.random.default_rng(row_seed(self._root_seed, _AFTER_ALL, state.block.index))
         rewards = np.array([response.reward for response in usable])
-        return usable[int(choose(self._strategy_state, rewards, rng))]
+        return usable[int(choose(self._told.state, rewards, rng))]
 
     def _finish(self, chosen: Response | None, stopped_by: StoppedBy) -> Alignment:
         state, given = self._state, self._with
@@ -316,11 +295,11 @@ class Search:
                 f"the deadline passed after {state.spent} of {given.plan.budget} responses; "
                 'give more time, a smaller budget, or on_timeout="best" to take the best so far'
             )
-        best = chosen or state.best_unfinished(stopped_by)
+        best = chosen or state.best_unfinished(stopped_by) or state.best_refused
         if best is None:
             if stopped_by == "cancelled":
                 raise EngineError("cancelled before the first response was complete")
-            if stopped_by == "deadline" and not any(_was_scored(round_) for round_ in state.own_rounds):
+            if stopped_by == "deadline" and not any(response.score.error is None for response in state.own_responses):
                 raise DeadlineExceededError(
                     f"the deadline passed before the first of {given.plan.budget} responses was scored; give more "
                     "time, fewer tokens, or a faster reward"
@@ -337,18 +316,18 @@ class Search:
             seed=state.seed,
             budget=given.plan.budget,
             reward=None if given.reward is None else given.reward.name,
-            warnings=self._warnings(),
+            guarded=given.guarded and given.reward is not None,
+            warnings=self._warnings(best),
         )
 
-    def _warnings(self) -> tuple[str, ...]:
-        """Return what is wrong with the reward, as far as this search can tell."""
-        if self._scorer is None or self._state.cut_by is not None:
+    def _warnings(self, best: Response) -> tuple[str, ...]:
+        """Return what is doubtful of the reward or the answer, as far as this search can tell."""
+        if self._with.reward is None or self._state.cut_by is not None:
             return ()
-        responses = [response for round_ in self._state.rounds for response in round_.responses]
-        found = findings([response.score for response in responses], [response.text for response in responses])
-        for sentence in found:
+        of_reward, of_answer = doubts(best, [r for round_ in self._state.rounds for r in round_.responses])
+        for sentence in of_reward:
             warnings.warn(sentence, RewardWarning, stacklevel=2)
-        return tuple(found)
+        return (*of_reward, *of_answer)
 
     def _cost(self) -> Cost:
         """Return what was spent. Of a budget of 1, one response is one, however many blocks it is written in."""
@@ -359,7 +338,3 @@ class Search:
             prompt_tokens=len(self._request.prompt_tokens),
             seconds=self._with.clock() - state.started,
         )
-
-
-def _was_scored(round_: Round) -> bool:
-    return any(response.score.error is None for response in round_.responses)

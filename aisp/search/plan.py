@@ -8,6 +8,7 @@ from aisp.errors import ConfigurationError
 
 DEFAULT_BUDGET = 64
 DEFAULT_SAMPLES = 16
+_LEAST_IN_FLIGHT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +17,19 @@ class Plan:
 
     Args:
         budget: Responses generated and scored in all, calibration included.
-        num_samples: Responses a round at most.
+        num_samples: Responses a round at most, and in the making at once.
     """
 
     budget: int
     num_samples: int
+
+    @property
+    def in_flight(self) -> int:
+        """Responses in the making at most, for a search without rounds.
+
+        No more than a quarter of the budget, so that most of it is drawn knowing something, but for small budgets.
+        """
+        return min(self.num_samples, max(_LEAST_IN_FLIGHT, self.budget // 4))
 
 
 def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | None) -> Plan:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from aisp.search.blocks import Block
 from aisp.search.trace import Response, Round, StoppedBy, best_of
+from aisp.strategies.base import Info
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,7 +19,9 @@ class SearchState:
         started: `time.monotonic()` seconds.
         seed: Of the request.
         block: What is searched for now.
-        rounds: All so far.
+        rounds: All that are over.
+        open: Responses of the round that is not.
+        opened: When it began, in seconds of the search's clock.
         spent: Responses drawn.
         forward_tokens: Response tokens that the model's body was run over.
         committed: What the blocks before this one wrote; None at the start.
@@ -34,6 +37,8 @@ class SearchState:
     seed: int
     block: Block
     rounds: list[Round] = field(default_factory=list)
+    open: list[Response] = field(default_factory=list)
+    opened: float = 0.0
     spent: int = 0
     forward_tokens: int = 0
     committed: Response | None = None
@@ -51,22 +56,61 @@ class SearchState:
 
     @property
     def left(self) -> int:
-        """Responses that this block may still draw."""
+        """Responses that this block may still draw, those in the making among them."""
         allowed = self.block.budget + (self.block.reserve if self.best is None else 0)
-        return allowed - (self.spent - self.spent_before)
+        return allowed - self.told
 
-    def keep_best(self, responses: Sequence[Response], *, blocks: bool) -> None:
-        """Compare a round's responses with the best so far.
+    @property
+    def told(self) -> int:
+        """Responses of this block that have ended."""
+        return self.spent - self.spent_before
+
+    @property
+    def own_responses(self) -> list[Response]:
+        """The responses of this block, in the order in which they ended."""
+        return [*(response for round_ in self.own_rounds for response in round_.responses), *self.open]
+
+    def count_round(self, *, blocks: bool) -> None:
+        """Count the open round, which is full, towards `patience` if it found nothing better.
 
         Args:
-            responses: The round's.
             blocks: Whether blocks are committed, so that an unfinished response may be the best.
         """
-        before = self.best
-        self.best = best_of(responses, before, paused=blocks)
-        # Unfinished blocks of a strategy's own are no try, and don't count towards `patience`.
-        if blocks or not all(response.rollout.paused for response in responses):
+        before = self.own_rounds[-1].best if self.own_rounds else None
+        # Unfinished blocks of a strategy's own are no try.
+        if blocks or not all(response.rollout.paused for response in self.open):
             self.stale = self.stale + 1 if self.best is before else 0
+
+    def close_round(self, info: Info, now: float) -> Round:
+        """Turn what is open into a round.
+
+        Args:
+            info: What the strategy said last.
+            now: In seconds of the search's clock.
+        """
+        round_ = Round(
+            index=len(self.rounds),
+            responses=tuple(self.open),
+            best=self.best,
+            ess=info.ess,
+            reward_temperature=info.reward_temperature,
+            seconds=now - self.opened,
+            block=self.block.index,
+            start=self.block.start,
+        )
+        self.rounds.append(round_)
+        self.open, self.opened = [], now
+        return round_
+
+    def rescore(self, change: Callable[[Response], Response], *, blocks: bool) -> None:
+        """Change this block's responses, and find the best of them anew."""
+        best: Response | None = None
+        for place in range(self.rounds_before, len(self.rounds)):
+            responses = tuple(map(change, self.rounds[place].responses))
+            best = best_of(responses, best, paused=blocks)
+            self.rounds[place] = replace(self.rounds[place], responses=responses, best=best)
+        self.open = list(map(change, self.open))
+        self.best = best_of(self.open, best, paused=blocks)
 
     def commit(self, block: Block, committed: Response) -> None:
         """Settle a response, and turn to the next block."""
@@ -76,6 +120,12 @@ class SearchState:
 
     def best_unfinished(self, stopped_by: StoppedBy) -> Response | None:
         """Return what there is where a search was ended before the block was: its best part, or what is committed."""
-        usable = (response for round_ in self.own_rounds for response in round_.usable)
+        usable = (response for response in self.own_responses if response.score.usable)
         best = max(usable, key=lambda response: response.reward, default=None) if stopped_by == "deadline" else None
         return best or (self.committed if stopped_by in ("deadline", "cancelled") else None)
+
+    @property
+    def best_refused(self) -> Response | None:
+        """The best of what only the guard refused: something is returned then, and said to be untypical."""
+        refused = (response for response in self.own_responses if response.refused is not None)
+        return max(refused, key=lambda response: response.reward, default=None)

@@ -36,6 +36,9 @@ class Response:
         proposal: As the strategy proposed it; None where that is not known.
         round_index: Of the round that drew it.
         row: Its place in the round.
+        known: How many responses of its block the strategy had been told of when it proposed this one.
+        seconds: From the search's start until it was scored.
+        refused: Why the guard refused it (`aisp.search.guard`), so that it counts as vetoed; None if it did not.
     """
 
     candidate: Candidate
@@ -44,6 +47,9 @@ class Response:
     proposal: Proposal | None = None
     round_index: int
     row: int
+    known: int = 0
+    seconds: float = 0.0
+    refused: str | None = None
 
     @property
     def text(self) -> str:
@@ -80,6 +86,8 @@ class Response:
             "error": self.score.error,
             "round": self.round_index,
             "row": self.row,
+            "seconds": round(self.seconds, 4),
+            "refused": self.refused,
             "finish_reason": self.rollout.finish_reason,
             "tokens": len(self.rollout.tokens),
             "log_prob": _number(self.log_prob),
@@ -89,11 +97,11 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Round:
-    """One round of the search.
+    """One round of the search; of one that goes without, as many responses as were in flight at once.
 
     Args:
         index: From 0.
-        responses: In the order of the proposals.
+        responses: In the order of the proposals; without rounds, in the order in which they ended.
         best: The best response of this and all earlier rounds (of its block, where blocks are committed); None while
             every one was vetoed or excluded.
         ess: Effective sample size of the round's weights; None where the strategy has none.
@@ -191,6 +199,7 @@ class Alignment:
     seed: int
     budget: int
     reward: str | None
+    guarded: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -201,6 +210,11 @@ class Alignment:
     def responses(self) -> Iterator[Response]:
         """Every response of every round, in the order in which they were drawn."""
         return (response for round_ in self.rounds for response in round_.responses)
+
+    @property
+    def refused(self) -> tuple[Response, ...]:
+        """What the guard refused, since it does not read like the model's plain samples."""
+        return tuple(response for response in self.responses if response.refused is not None)
 
     @property
     def selection_kl_bound(self) -> float:
@@ -229,11 +243,21 @@ class Alignment:
             "stopped_by": self.stopped_by,
             "reward": None if self.reward is None else _number(self.best.reward),
             "parts": {name: _number(part) for name, part in self.best.score.parts.items()},
+            "guard": self._guard_summary(),
             "warnings": list(self.warnings),
             "kl_to_base": _number(self.best.kl_to_base),
             "selection_kl_bound": self.selection_kl_bound,
             "rounds": [round_.to_dict() for round_ in self.rounds],
             "cost": self.cost.to_dict(),
+        }
+
+    def _guard_summary(self) -> dict[str, Any] | None:
+        if not self.guarded:
+            return None
+        refused = self.refused
+        return {
+            "refused": len(refused),
+            "best_refused_reward": _number(max((response.reward for response in refused), default=None)),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from aisp.records import FloatArray
 WINDOW = 12
 """Tokens over which surprisal is averaged: about the length of a phrase that a loop repeats."""
 SPAN = 32
-"""Tokens within which a bigram counts as repeated. A long text may well say a thing again much later."""
+"""Tokens within which a pair of tokens counts as said again. A long text may well use one again much later."""
+PHRASE = 6
+"""Tokens of a phrase that counts as said again however long ago it was."""
 
 
 def window_surprisals(log_prob: FloatArray, width: int = WINDOW) -> FloatArray:
@@ -38,19 +40,40 @@ def window_surprisals(log_prob: FloatArray, width: int = WINDOW) -> FloatArray:
 
 
 def repetition(ids: Sequence[int], span: int = SPAN) -> float:
-    """Return the greatest share of bigrams, in any run of so many tokens, that occurred in that run before.
+    """Return the greatest share of pairs of tokens, in any run of a text, that were said before.
 
-    0 for a text that never says a pair of tokens again within the span, towards 1 for a loop.
+    A pair counts if it occurred before within the run, or if it is part of `PHRASE` tokens that occurred anywhere
+    before: a loop may be a sentence long.
+
+    Args:
+        ids: The tokens.
+        span: Tokens of a run; a shorter text is one run.
+
+    Returns:
+        In [0, 1]: 0 where nothing is said again, 1 for a loop.
     """
-    bigrams = list(pairwise(ids))
-    width = min(span - 1, len(bigrams))
+    pairs = list(pairwise(ids))
+    width = min(span - 1, len(pairs))
     if not width:
         return 0.0
+    far = len(pairs)
+    gap = np.full(len(pairs), far)  # how far back each pair occurred last
     last: dict[tuple[int, int], int] = {}
-    gaps = []  # how far back each bigram occurred last
-    for place, bigram in enumerate(bigrams):
-        gaps.append(place - last.get(bigram, -len(bigrams)))
-        last[bigram] = place
-    gap = np.array(gaps)
-    runs = range(len(bigrams) - width + 1)
-    return max(float(np.mean(gap[start : start + width] <= np.arange(width))) for start in runs)
+    for place, pair in enumerate(pairs):
+        gap[place] = place - last.get(pair, place - far)
+        last[pair] = place
+    gap[_in_repeated_phrases(ids)] = 0
+    runs = np.lib.stride_tricks.sliding_window_view(gap, width)
+    return float((runs <= np.arange(width)).mean(1).max())
+
+
+def _in_repeated_phrases(ids: Sequence[int]) -> list[int]:
+    """Return the places of the pairs that belong to phrases which occurred before."""
+    seen: set[tuple[int, ...]] = set()
+    found: dict[int, None] = {}
+    for start in range(len(ids) - PHRASE + 1):
+        phrase = tuple(ids[start : start + PHRASE])
+        if phrase in seen:
+            found.update(dict.fromkeys(range(start, start + PHRASE - 1)))
+        seen.add(phrase)
+    return list(found)

@@ -6,20 +6,21 @@
 
 A state is frozen; a strategy holds its configuration and nothing else, and knows neither model nor reward.
 
-Two things are optional. A strategy whose tokens are softmax draws is a dataclass with a field `sampling`: the
+Three things are optional. A strategy whose tokens are softmax draws is a dataclass with a field `sampling`: the
 request's temperature, top_p and top_k replace those of the field (and those of a second field `plain`, if its plain
 samples are drawn by another law). A strategy that does not return the best response has
 
     choose(state, rewards, rng) -> place of the response that is returned
 
-with `rewards` of all usable responses, shape (n,), in the order in which they were drawn.
+with `rewards` of all usable responses, shape (n,), in the order in which they were drawn. And a strategy with
+`asynchronous = True` goes without rounds: see `AsynchronousStrategy`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeGuard, TypeVar
 
 from aisp.records import Capability, Proposal, Rollout, Score
 
@@ -91,3 +92,22 @@ class Strategy(Protocol[State]):
         self, state: State, proposals: Sequence[Proposal], rollouts: Sequence[Rollout], scores: Sequence[Score]
     ) -> tuple[State, Info]:
         """Return the state after some responses. The three sequences run in parallel."""
+
+
+class AsynchronousStrategy(Strategy[State], Protocol[State]):
+    """A strategy that is told of each response as it ends, while others are being written.
+
+    It is asked for more as soon as there is room. A response's number is no place in a round then: it is the order in
+    which responses end, in logical time (`aisp.engines.logical`), so that equal seeds give equal answers.
+    """
+
+    @property
+    def asynchronous(self) -> Literal[True]: ...
+
+    def propose(self, state: State, n: int, pending: Sequence[Proposal] = ()) -> tuple[Proposal, ...]:
+        """Return up to n proposals, given those that are being written; none waits until one of these has ended."""
+
+
+def is_asynchronous(strategy: Strategy[Any]) -> TypeGuard[AsynchronousStrategy[Any]]:
+    """Return whether a strategy goes without rounds."""
+    return getattr(strategy, "asynchronous", False) is True

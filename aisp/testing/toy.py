@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr, rel_entr
 
 from aisp.engines.base import Engine, Flight
 from aisp.engines.proposals import check_offered, check_proposal
@@ -83,7 +84,7 @@ def step(
     own = None if shift is None else np.frombuffer(shift, dtype=np.float32)
     q, p, base = next_token(prefix, temperature, own), next_token(prefix, law), next_token(prefix)
     steered = next_token(prefix, 1.0, own)
-    common = (float(steered @ np.log(steered / base)), 0.0, float(-p @ np.log(p)))
+    common = (float(rel_entr(steered, base).sum()), 0.0, float(entr(p).sum()))
     figures: list[tuple[float, ...]] = [
         (np.log(base[token]), np.log(p[token]), np.log(q[token]), *common) for token in (0, 1)
     ]

@@ -231,16 +231,24 @@ class TestExploredCalls:
         from aisp.engines import engine_for
 
         held: list[list[str | None]] = []
-        plain = engine_for(tiny).rollout
-        monkeypatch.setattr(
-            engine_for(tiny), "rollout", lambda p, q, *a: held.append([one.grammar for one in q]) or plain(p, q, *a)
-        )
+        engine = engine_for(tiny)
+        plain = engine.start
+
+        def start(prefix, proposals, limits):
+            flight = plain(prefix, proposals, limits)
+            add = flight.add
+            held.append([one.grammar for one in proposals])
+            flight.add = lambda more: held.append([one.grammar for one in more]) or add(more)
+            return flight
+
+        monkeypatch.setattr(engine, "start", start)
         bound("call", explore_calls=True).invoke("Where?")
-        assert [len(set(round_)) for round_ in held] == [2, 1, 1]
+        assert [len(set(asked)) for asked in held] == [2] + [1] * (len(held) - 1)
+        assert len(held) > 1
         assert held[0][0] == held[1][0]
         held.clear()
         bound("call", explore_calls=True).invoke("Where?", tool_choice="any")
-        assert [len(set(round_)) for round_ in held] == [1, 1, 1]
+        assert {len(set(asked)) for asked in held} == {1}
 
     def test_a_choice_that_is_none_is_refused(self, chat, look):
         with pytest.raises(ConfigurationError, match="tool_choice is"):

@@ -20,6 +20,7 @@ from aisp.rewards import FunctionReward, Length
 from aisp.testing import tiny_loaded_model
 from aisp_llamaindex import AISPLLM, as_reward
 from aisp_llamaindex.messages import to_openai
+from tests.engines.build import change_rollouts
 
 ASKED = [ChatMessage(role="user", content="Name a tree.")]
 
@@ -219,8 +220,7 @@ class TestTools:
 
     async def test_an_agent_makes_the_call_and_answers(self, llm, engine):
         answers = iter([CALL, "It is at the brook."])
-        draw = engine.rollout
-        engine.rollout = lambda *asked: [_with_text(rollout, next(answers)) for rollout in draw(*asked)]
+        change_rollouts(engine, lambda rollout: _with_text(rollout, next(answers)))
         agent = FunctionAgent(tools=[ADD, FIND], llm=llm())
         output = await agent.run("Where is the elm?")
         assert output.response.content == "It is at the brook."

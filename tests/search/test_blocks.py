@@ -168,15 +168,16 @@ def test_selection_adds_nats_once_a_block(tiny):
     ],
 )
 def test_what_cannot_be_committed_is_refused_before_decoding(tiny, monkeypatch, settings, message):
-    monkeypatch.setattr(engine_for(tiny), "rollout", lambda *args: pytest.fail("it was decoded"))
+    monkeypatch.setattr(engine_for(tiny), "start", lambda *args: pytest.fail("it was decoded"))
     with pytest.raises(ConfigurationError, match=message):
         aisp.align("q", model=tiny, **{**SEARCH, "rewards": Vowels(), **settings})
 
 
 def test_a_block_whose_responses_are_all_vetoed_draws_on_what_later_ones_can_spare(tiny):
-    first = aisp.align("q", model=tiny, rewards=Vowels(), **SEARCH)
-    seen = {r.text for r in first.responses if r.round_index < 2 and r.rollout.paused}
-    alignment = aisp.align("q", model=tiny, rewards=Vowels(veto=lambda text: text in seen), **SEARCH)
+    plainly = {**SEARCH, "strategy": "best_of_n"}  # which draws the same block again, whatever is vetoed
+    first = aisp.align("q", model=tiny, rewards=Vowels(), **plainly)
+    seen = {r.text for round_ in first.rounds if round_.block == 0 for r in round_.responses}
+    alignment = aisp.align("q", model=tiny, rewards=Vowels(veto=lambda text: text in seen), **plainly)
     own = sum(len(round_.responses) for round_ in alignment.rounds if round_.block == 0)
     assert own > 6, "its share"
     assert alignment.cost.responses <= 24

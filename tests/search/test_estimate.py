@@ -17,7 +17,9 @@ from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.strategies import AISP, Info, TiltedRestart
 from aisp.strategies.best_of_n import BestOfN
+from aisp.strategies.tilted_restart import restarts
 from aisp.testing.toy import Toy, ToyEngine, ToyReward
+from tests.engines.build import ChangedFlight
 from tests.search.fakes import Searches
 
 LAMBDA = 0.7
@@ -29,11 +31,20 @@ class NoisyEngine(ToyEngine):
 
     offers = CAPABILITIES
 
-    def rollout(self, prefix, proposals, limits, progress=None):
-        plain = [replace(p, sampling=Sampling(), scale=0.0, mean=(), measures=frozenset()) for p in proposals]
-        drawn = super().rollout(prefix, plain, limits)
-        unknown = [replace(r.tokens, log_proposal=np.full(len(r.tokens), np.nan)) for r in drawn]
-        return [replace(r, tokens=tokens) for r, tokens in zip(drawn, unknown, strict=True)]
+    def start(self, prefix, proposals, limits):
+        flight = super().start(prefix, list(map(_as_plain, proposals)), limits)
+        add = flight.add
+        flight.add = lambda more: add(list(map(_as_plain, more)))
+        return ChangedFlight(flight, _without_proposal)
+
+
+def _as_plain(proposal):
+    return replace(proposal, sampling=Sampling(), scale=0.0, mean=(), measures=frozenset())
+
+
+def _without_proposal(rollout):
+    unknown = np.full(len(rollout.tokens), np.nan)
+    return replace(rollout, tokens=replace(rollout.tokens, log_proposal=unknown))
 
 
 def reward(ids):
@@ -58,7 +69,9 @@ def search(strategy, seed, toy, budget=24, n=8, reward=reward, engine=None, part
 @pytest.mark.parametrize("reward", [reward, rule], ids=["graded", "kept or broken"])
 @pytest.mark.parametrize("ends", [False, True], ids=["equal lengths", "any length"])
 @pytest.mark.parametrize(("temperature", "tilt_nats"), [(1.0, 0.0), (0.7, 0.0), (1.0, 0.1)])
-def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, reward):
+def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, reward, monkeypatch):
+    # With the first few responses alone, cuts are so uneven that no 300 searches see what they leave out.
+    monkeypatch.setattr(restarts, "expected_improvement", lambda parents, *others: np.ones(len(parents)))
     toy, sampling = Toy(ends=ends), Sampling(temperature=temperature)
     responses, law = toy.responses(), toy.probabilities(sampling)
     values = np.array([reward(ids) for ids in responses])
@@ -67,7 +80,7 @@ def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, rewa
     found = {name: [] for name in truth}
     steered = 0
     for seed in range(300):
-        strategy = TiltedRestart(sampling=sampling, tilt_nats=tilt_nats)
+        strategy = TiltedRestart(sampling=sampling, tilt_nats=tilt_nats, parents=6.0)
         made = tilted_estimate(search(strategy, seed, toy, reward=reward), LAMBDA)
         ids = [response.rollout.tokens.ids for response in made.responses]
         ratios = np.exp(made.log_ratios)
@@ -154,12 +167,12 @@ def test_plain_samples_are_weighted_by_their_reward_alone():
     assert made.mean_reward == pytest.approx(expected @ rewards)
 
 
-@pytest.mark.parametrize(("n", "ess"), [(4, 3.2), (10, 4.0), (16, 3.2)])
+@pytest.mark.parametrize(("n", "ess"), [(4, 3.2), (10, 3.2), (16, 3.2)])
 def test_lambda_is_that_of_a_fifth_of_the_plain_samples(n, ess):
     alignment = search(TiltedRestart(sampling=ONE, plain=ONE), 3, Toy(depth=6), n=n, budget=64)
-    plain = {4: 4, 10: 2, 16: 1}[n]
-    first = replace(alignment, rounds=alignment.rounds[:plain])
-    assert not any(response.rollout.kept_tokens for round_ in first.rounds for response in round_.responses)
+    plain = tuple(response for response in alignment.responses if not response.proposal.excluded)
+    assert len(plain) == 16
+    first = replace(alignment, rounds=(replace(alignment.rounds[0], responses=plain),))
     assert tilted_estimate(first).ess == pytest.approx(ess)
     assert tilted_estimate(alignment).reward_temperature == tilted_estimate(first).reward_temperature
 

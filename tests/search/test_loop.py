@@ -26,6 +26,7 @@ from aisp.search.stopping import Stops
 from aisp.strategies import AISP, BestOfN
 from aisp.testing import FakeClock
 from aisp.testing import FakeEngine as Canned
+from tests.engines.build import change_rollouts
 from tests.search.fakes import FakeReward, Searches
 
 LENGTH = FakeReward(len)
@@ -283,22 +284,21 @@ def test_three_that_disagree_are_an_error():
         make_plan(None, 0, None)
 
 
-class SteeringEngine(Canned):
+def steering_engine():
     """Steers each answer by as many nats as its word has letters."""
 
-    def rollout(self, *arguments):
-        return [self._steered(rollout) for rollout in super().rollout(*arguments)]
-
-    def _steered(self, rollout):
+    def steered(rollout):
         count = len(rollout.tokens)
         kl = np.full(count, len(rollout.text) / count)
         return replace(rollout, tokens=replace(rollout.tokens, kl_to_base=kl))
 
+    return change_rollouts(Canned(TREES), steered)
+
 
 def test_what_was_steered_over_the_kl_budget_is_never_returned():
     plan = Plan(budget=40, num_samples=16)
-    free = aligner_of(SteeringEngine(TREES), plan=plan).align(request_of())
-    held = aligner_of(SteeringEngine(TREES), plan=plan, kl_budget=3.5).align(request_of())
+    free = aligner_of(steering_engine(), plan=plan).align(request_of())
+    held = aligner_of(steering_engine(), plan=plan, kl_budget=3.5).align(request_of())
     assert len(free.text) == 5
     assert len(held.text) == 3
     over = [response for response in held.responses if len(response.text) > 3]
@@ -306,4 +306,4 @@ def test_what_was_steered_over_the_kl_budget_is_never_returned():
     assert all(response.score.vetoed for response in over)
     assert over[0].score.comment == "steered by 5.0 nats, over the kl_budget of 3.5"
     with pytest.raises(AllCandidatesExcludedError, match="40 vetoed"):
-        aligner_of(SteeringEngine(TREES), plan=plan, kl_budget=2.0).align(request_of())
+        aligner_of(steering_engine(), plan=plan, kl_budget=2.0).align(request_of())

@@ -65,18 +65,21 @@ class BatchFlight(Flight):
                 new, self._reported = generated - self._reported, generated
                 progress(new)
 
-        call.awaited = True
-        try:
-            self._scheduler.drive(lambda: call.settled, report)
-            report()
-        except BaseException:
-            self.close()
-            raise
-        call.awaited = False
-        if call.error is not None:
-            self.close()
-            raise _engine_error(call.error) from call.error
-        return self._take()
+        found: list[Finished] = []
+        while not found and call.live:
+            call.awaited = True
+            try:
+                self._scheduler.drive(lambda: call.settled, report)
+                report()
+            except BaseException:
+                self.close()
+                raise
+            call.awaited = False
+            if call.error is not None:
+                self.close()
+                raise _engine_error(call.error) from call.error
+            found = self._take()
+        return found
 
     def close(self) -> None:
         if not self._call.closed:

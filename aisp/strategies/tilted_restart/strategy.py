@@ -19,7 +19,10 @@ search is best-of-n without replacement.
 The tilt carries what is known of tokens, whatever their prefix. Its strength is `tilt_nats` of KL a response, at most
 the parents' entropy (a model that is led away from what it knows by heart stutters), times the share of the reward's
 variance that the linear model predicts out of sample. A reward that is not linear in tokens is left to the restarts.
-The true cost of the tilt is measured in every round and corrects the next one.
+The true cost of the tilt is measured along every response and corrects those that come after it.
+
+There are no rounds: the search is told of each response as it ends, and starts the next one at once. Only the first
+restart waits, until enough plain samples have ended to choose a parent from.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +50,16 @@ _FIRST_RATIO = 0.2
 # The correction's bounds: beyond both, by a factor of three and more, of any ratio that was measured. They keep one odd
 # round, of a few short suffixes, from silencing the tilt or from letting it loose.
 _LEAST_RATIO, _GREATEST_RATIO = 0.01, 20.0
-# Most plain samples before the first restart, and their share of a small budget. A linear fit and a choice of parents
-# need a few; every further one is spent at best-of-n's pace.
+# How far one response of average length moves that ratio. Told of one at a time, a full correction would multiply at
+# each, and run away.
+_CORRECTION = 0.1
+# Plain samples before the first restart, and their share of a small budget. A linear fit and a choice of parents need a
+# few; every further one is spent at best-of-n's pace.
 _PLAIN, _PLAIN_SHARE = 16, 4
-# A round of restarts is half as large as the number of responses known, so that each rests on news, and no smaller than
-# the least. Small rounds know more of where to restart from; large ones decode more rows a step.
-_LEAST_ROUND, _KNOWN_PER_ROUND = 8, 2
-# A round in which more than this share starts fresh is drawn as plain samples are: hotter, and without a tilt, which
-# would be fitted to rewards that are mostly tied.
+# Share of the plain samples that have ended before the first restart.
+_ENDED_SHARE = 0.5
+# Where more than this share of responses starts fresh, they are drawn as plain samples are: hotter, and without a tilt,
+# which would be fitted to rewards that are mostly tied.
 _MOSTLY_FRESH = 0.5
 # Rewards beyond 2^256 either way are scaled before they are squared: float64 ends at 2^1024.
 _LARGE_EXPONENT = 256
@@ -72,16 +77,17 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiltedRestartState:
-    """The population, the tilt, and which round comes next.
+    """The population, the tilt, and how often the search was told something.
 
     Args:
         tilt_nats: Upper limit of the tilt, in nats: the strategy's own, held to the request's `kl_budget`.
         population: Responses that have a reward.
         drawn: Every response that was drawn.
-        restarts: How the next round's responses start; None if they are written from the beginning.
+        restarts: How the next responses start; None if they are written from the beginning.
         shift: u, float32 of shape (1, dim); None for no tilt.
-        expected_nats: Predicted cost of the shift, in nats a token.
+        predicted_nats: What the fit predicts the shift to cost, in nats a token, uncorrected.
         kl_ratio: Ratio of the measured cost of tilts to the predicted one.
+        updates: How often it was told of responses.
     """
 
     context: SearchContext
@@ -90,9 +96,9 @@ class TiltedRestartState:
     drawn: tuple[Tokens, ...] = ()
     restarts: Restarts | None = None
     shift: NDArray[np.float32] | None = None
-    expected_nats: float = 0.0
+    predicted_nats: float = 0.0
     kl_ratio: float = _FIRST_RATIO
-    round_index: int = 0
+    updates: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +119,7 @@ class TiltedRestart:
     """
 
     name: ClassVar[str] = "tilted_restart"
+    asynchronous: ClassVar[Literal[True]] = True
     sampling: Sampling = _SAMPLING
     plain: Sampling = DEFAULT_SAMPLING
     parents: float = 2.0
@@ -145,23 +152,28 @@ class TiltedRestart:
         limit = math.inf if context.kl_budget is None else context.kl_budget / 2
         return TiltedRestartState(context=context, tilt_nats=min(self.tilt_nats, limit) * context.block_share)
 
-    def propose(self, state: TiltedRestartState, n: int) -> tuple[Proposal, ...]:
-        root = state.context.root_seed
-        rng = np.random.default_rng([root, state.round_index])
-        restarts = None if draws_plainly(len(state.population), state.context.budget) else state.restarts
-        size = _plain_samples(state.context.budget) if restarts is None else len(state.drawn) // _KNOWN_PER_ROUND
-        n = min(n, max(_LEAST_ROUND, size))
+    def propose(self, state: TiltedRestartState, n: int, pending: Sequence[Proposal] = ()) -> tuple[Proposal, ...]:
+        plain = _plain_samples(state.context.budget)
+        begun, restarts = len(state.drawn) + len(pending), state.restarts
+        if begun < plain:
+            n, restarts = min(n, plain - begun), None
+        elif len(state.population) < plain * _ENDED_SHARE:
+            if pending:
+                return ()
+            restarts = None
+        rng = np.random.default_rng([state.context.root_seed, state.updates])
         starts = [Start()] * n if restarts is None else restarts.draw(n, rng)
-        # All rows of a round are drawn by one law, since an estimate averages over them.
-        plain = restarts is None or restarts.fresh_share > _MOSTLY_FRESH
+        plainly = restarts is None or restarts.fresh_share > _MOSTLY_FRESH
+        shift = None if plainly else state.shift
         return tuple(
             Proposal(
-                seed=row_seed(root, state.round_index, row),
-                sampling=self.plain if plain else self.sampling,
+                seed=row_seed(state.context.root_seed, state.updates, row),
+                sampling=self.plain if plainly else self.sampling,
                 prior=self.sampling,
                 kept=start.kept,
                 excluded=start.excluded,
-                shift=None if plain else state.shift,
+                shift=shift,
+                predicted_nats=0.0 if shift is None else state.predicted_nats,
                 measures=frozenset({"bag"} if state.tilt_nats > 0 else ()),
                 log_start=start.log_probability,
                 retain=True,
@@ -185,7 +197,7 @@ class TiltedRestart:
             state,
             population=state.population + new,
             drawn=state.drawn + tuple(rollout.tokens for rollout in rollouts),
-            round_index=state.round_index + 1,
+            updates=state.updates + 1,
         )
         restarts, temperature = restarts_from(
             state.drawn,
@@ -200,14 +212,17 @@ class TiltedRestart:
     def _corrected(
         self, state: TiltedRestartState, proposals: Sequence[Proposal], rollouts: Sequence[Rollout]
     ) -> TiltedRestartState:
-        """Correct the ratio by the last tilt's measured and predicted cost."""
-        if state.expected_nats == 0 or all(proposal.shift is None for proposal in proposals):
+        """Move the ratio towards what these responses' tilts cost, as far as their tokens are evidence of it."""
+        tilted = [(p, r) for p, r in zip(proposals, rollouts, strict=True) if p.predicted_nats > 0]
+        drawn = [rollout.tokens.kl_to_base[len(proposal.kept) :] for proposal, rollout in tilted]
+        lengths = [len(nats) for nats in drawn]
+        predicted = sum(count * proposal.predicted_nats for count, (proposal, _) in zip(lengths, tilted, strict=True))
+        if not predicted:
             return state
-        pairs = zip(proposals, rollouts, strict=True)
-        drawn = np.concatenate([rollout.tokens.kl_to_base[len(proposal.kept) :] for proposal, rollout in pairs])
-        if not drawn.size:
-            return state
-        ratio = state.kl_ratio * float(drawn.mean()) / state.expected_nats
+        length = float(np.mean([len(tokens) for tokens in state.drawn]))
+        share = 1.0 - (1.0 - _CORRECTION) ** (sum(lengths) / length)
+        measured = float(np.concatenate(drawn).sum()) / predicted
+        ratio = state.kl_ratio + share * (measured - state.kl_ratio)
         return replace(state, kl_ratio=min(max(ratio, _LEAST_RATIO), _GREATEST_RATIO))
 
     def _tilted(self, state: TiltedRestartState, restarts: Restarts | None) -> TiltedRestartState:
@@ -220,19 +235,14 @@ class TiltedRestart:
         entropy = float(restarts.weights @ [parent.entropy.sum() for parent in restarts.parents])
         nats = min(state.tilt_nats, entropy) * linear.r_squared
         length = float(np.mean([len(member.rollout.tokens) for member in known]))
-        shift = linear.tilt(nats / state.kl_ratio).astype(np.float32)[None]
-        return replace(state, shift=shift, expected_nats=nats / length)
+        predicted = nats / state.kl_ratio
+        return replace(state, shift=linear.tilt(predicted).astype(np.float32)[None], predicted_nats=predicted / length)
 
 
 def _of_moderate_size(rewards: FloatArray) -> FloatArray:
     """Return rewards scaled by a power of two to where their squares are finite: a tilt knows their ratios only."""
     exponent = math.frexp(float(np.abs(rewards).max()))[1]
     return np.ldexp(rewards, -exponent) if abs(exponent) > _LARGE_EXPONENT else rewards
-
-
-def draws_plainly(population: int, budget: int) -> bool:
-    """Return whether the next round draws plain samples, given the number of usable responses so far."""
-    return population < _plain_samples(budget)
 
 
 def _plain_samples(budget: int) -> int:

@@ -30,12 +30,16 @@ def rollout_of(i, shares=(1 / 16, 1.0, 0.2, 0.5), kl=0.0, bag=None):
     )
 
 
-def after_a_round(strategy, rewards, n=8, rollouts=None):
-    state = strategy.init(SETTING)
+def after_a_round(strategy, rewards, n=8, rollouts=None, budget=32):
+    state = strategy.init(replace(SETTING, budget=budget))
     proposals = strategy.propose(state, n)
     rollouts = rollouts or [rollout_of(i) for i in range(n)]
     scores = [r if isinstance(r, Score) else Score(value=r) for r in rewards]
     return (*strategy.update(state, proposals, rollouts, scores), proposals)
+
+
+def scores_of(rewards):
+    return [Score(value=float(reward)) for reward in rewards]
 
 
 def linear_rewards(n=8, factor=1.0):
@@ -52,38 +56,46 @@ def test_the_first_round_is_plain_samples_and_best_of_ns():
     ]
 
 
-@pytest.mark.parametrize(("budget", "rounds"), [(64, 4), (32, 2), (8, 1), (3, 1)])
-def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, rounds):
+@pytest.mark.parametrize(("budget", "plain"), [(256, 16), (64, 16), (32, 8), (8, 2), (3, 1)])
+def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, plain):
     strategy = TiltedRestart()
     state = strategy.init(replace(SETTING, budget=budget))
-    for index in range(rounds + 1):
-        proposals = strategy.propose(state, 4)
-        plain = all(not p.kept.ids and p.shift is None for p in proposals)
-        assert plain == (index < rounds)
-        rollouts = [rollout_of(4 * index + i) for i in range(4)]
-        state, _ = strategy.update(state, proposals, rollouts, [Score(value=float(i)) for i in range(4)])
+    first = strategy.propose(state, 64)
+    assert len(first) == plain
+    assert all(not p.kept.ids and p.shift is None and not p.excluded for p in first)
+    state, _ = strategy.update(state, first, list(map(rollout_of, range(plain))), scores_of(range(plain)))
+    assert all(p.excluded for p in strategy.propose(state, 64))
 
 
-@pytest.mark.parametrize(
-    ("n", "budget", "sizes"),
-    [
-        (4, 64, [4] * 20),
-        (8, 64, [8] * 5),
-        (16, 16, [8, 8]),
-        (16, 48, [12, 8, 10, 15, 16]),
-        (16, 64, [16, 8, 12, 16, 16]),
-        (64, 256, [16, 8, 12, 18, 27, 40, 60, 64]),
-    ],
-)
-def test_a_round_grows_with_what_is_known(n, budget, sizes):
-    strategy, seen = TiltedRestart(), 0
-    state = strategy.init(replace(SETTING, budget=budget))
-    for size in sizes:
-        proposals = strategy.propose(state, n)
-        assert len(proposals) == size
-        rollouts = [rollout_of(seen + i) for i in range(size)]
-        seen += size
-        state, _ = strategy.update(state, proposals, rollouts, [Score(value=float(i)) for i in range(size)])
+def test_plain_samples_that_are_being_written_count():
+    strategy = TiltedRestart()
+    state = strategy.init(replace(SETTING, budget=64))
+    first = strategy.propose(state, 10)
+    assert len(strategy.propose(state, 10, first)) == 6, "of sixteen"
+
+
+def test_the_first_restart_waits_for_half_of_the_plain_samples():
+    strategy = TiltedRestart()
+    state = strategy.init(replace(SETTING, budget=64))
+    pending = strategy.propose(state, 16)
+    for ended in range(8):
+        assert strategy.propose(state, 4, pending) == ()
+        state, _ = strategy.update(state, pending[:1], [rollout_of(ended)], scores_of([ended]))
+        pending = pending[1:]
+    more = strategy.propose(state, 4, pending)
+    assert len(more) == 4
+    assert all(p.excluded for p in more)
+
+
+def test_where_plain_samples_are_vetoed_more_are_drawn_once_nothing_is_being_written():
+    strategy = TiltedRestart()
+    state = strategy.init(replace(SETTING, budget=64))
+    pending = strategy.propose(state, 16)
+    vetoed = [Score(value=0.0, vetoed=True)] * 10
+    state, _ = strategy.update(state, pending[:10], list(map(rollout_of, range(10))), vetoed)
+    assert strategy.propose(state, 4, pending[10:]) == ()
+    state, _ = strategy.update(state, pending[10:], list(map(rollout_of, range(10, 16))), vetoed[:6])
+    assert [p.excluded for p in strategy.propose(state, 4)] == [()] * 4
 
 
 def test_kept_tokens_are_prefixes_of_parents_that_the_rewards_chose():
@@ -104,7 +116,7 @@ def test_the_effective_number_of_parents_is_the_one_asked_for():
 def test_cuts_are_where_tokens_were_open_and_improvement_is_expected():
     strategy = TiltedRestart(parents=1.0)
     state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0])
-    cuts = [len(p.kept) for r in range(400) for p in strategy.propose(replace(state, round_index=r), 8)]
+    cuts = [len(p.kept) for r in range(400) for p in strategy.propose(replace(state, updates=r), 8)]
     share = np.bincount(cuts, minlength=4) / len(cuts)
     explored, parent = state.restarts.explored, rollout_of(2).tokens
     gains = explored.gains([(member.rollout.tokens, member.reward) for member in state.population])
@@ -123,8 +135,8 @@ def test_what_was_tried_behind_a_prefix_is_not_drawn_again():
         tried = [100 * i for i in range(8)] if not proposal.kept.ids else [200 + len(proposal.kept)]
         assert list(proposal.excluded) == tried
     barred = [0, 0, 9, 0, 0, 0, 0, 0, Score(value=0.0, vetoed=True)]
-    state, _, _ = after_a_round(strategy, barred, n=9)
-    proposals = [p for r in range(9) for p in strategy.propose(replace(state, round_index=r), 8)]
+    state, _, _ = after_a_round(strategy, barred, n=9, budget=36)
+    proposals = [p for r in range(9) for p in strategy.propose(replace(state, updates=r), 8)]
     assert {p.excluded for p in proposals if not p.kept.ids} == {tuple(100 * i for i in range(9))}
 
 
@@ -132,7 +144,7 @@ def test_no_cut_is_made_where_everything_was_tried():
     strategy = TiltedRestart(parents=1.0)
     all_first_tokens = [rollout_of(i, shares=(1 / 8, 1.0, 0.2, 0.5)) for i in range(8)]
     state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0], rollouts=all_first_tokens)
-    assert {len(p.kept) for r in range(20) for p in strategy.propose(replace(state, round_index=r), 8)} == {2, 3}
+    assert {len(p.kept) for r in range(20) for p in strategy.propose(replace(state, updates=r), 8)} == {2, 3}
 
 
 def test_where_nothing_is_left_to_try_rounds_begin_from_nothing():
@@ -166,6 +178,11 @@ def bags_and(rewards):
     return np.array([rollout_of(i).measured["bag"] for i in range(len(rewards))]), np.array(rewards)
 
 
+def expected_nats(state):
+    """What the next tilt is to cost, in nats a token."""
+    return state.predicted_nats * state.kl_ratio
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
 def test_a_tilt_is_as_strong_as_the_linear_reward_predicts_out_of_sample(noise):
     rewards = [r + noise * [1, -1, -1, 1, 1, -1, 0, 0][i] for i, r in enumerate(linear_rewards())]
@@ -173,7 +190,7 @@ def test_a_tilt_is_as_strong_as_the_linear_reward_predicts_out_of_sample(noise):
     assert (linear.r_squared > 0.99) == (noise == 0)
     assert 0.1 < linear.r_squared <= 1.0, "the test could not tell"
     state, _, _ = after_a_round(TiltedRestart(tilt_nats=1.0), rewards)
-    assert state.expected_nats == pytest.approx(linear.r_squared * 1.0 / len(rollout_of(0).tokens))
+    assert expected_nats(state) == pytest.approx(linear.r_squared * 1.0 / len(rollout_of(0).tokens))
 
 
 def test_the_shift_is_the_linear_rewards_slope_at_that_strength_and_what_a_first_tilt_costs():
@@ -234,7 +251,8 @@ def test_what_was_tried_behind_a_kept_prefix_is_excluded_and_its_probability_rec
 
 
 def test_a_tilt_costs_no_more_than_its_parents_have_entropy():
-    nats = {n: after_a_round(TiltedRestart(tilt_nats=n), linear_rewards())[0].expected_nats for n in (1.0, 2.0, 16.0)}
+    nats = {n: after_a_round(TiltedRestart(tilt_nats=n), linear_rewards())[0] for n in (1.0, 2.0, 16.0)}
+    nats = {n: expected_nats(state) for n, state in nats.items()}
     assert nats[2.0] == pytest.approx(2 * nats[1.0])
     assert nats[16.0] == pytest.approx(rollout_of(0).tokens.entropy.sum() * nats[1.0])
 
@@ -247,39 +265,51 @@ def test_the_entropy_that_limits_a_tilt_is_that_of_the_parents_it_restarts_from(
     ]
     state, _, _ = after_a_round(TiltedRestart(parents=1.0), rewards, rollouts=rollouts)
     predicted = fit_linear(*bags_and(rewards)).r_squared
-    assert state.expected_nats * 4 == pytest.approx(predicted * rollouts[best].tokens.entropy.sum(), rel=1e-3)
+    assert expected_nats(state) * 4 == pytest.approx(predicted * rollouts[best].tokens.entropy.sum(), rel=1e-3)
 
 
-def test_what_a_tilt_cost_is_measured_on_the_tokens_that_were_drawn():
-    strategy = TiltedRestart()
+def after_tilts(cost, tokens=4, strategy=None):
+    """Return the state before and after eight restarts whose tilts cost so many nats a token, in what was expected."""
+    strategy = strategy or TiltedRestart()
     state, _, _ = after_a_round(strategy, linear_rewards())
     proposals = strategy.propose(state, 8)
 
     def rollout(i, kept):
-        figures = rollout_of(i, kl=state.expected_nats)
-        costs = np.where(np.arange(4) < kept, 1e3, figures.tokens.kl_to_base)  # what the parent cost is not counted
+        figures = rollout_of(i, shares=(1 / 16, 1.0, 0.2, 0.5)[:tokens], kl=cost * expected_nats(state))
+        costs = np.where(
+            np.arange(tokens) < kept, 1e3, figures.tokens.kl_to_base
+        )  # what the parent cost is not counted
         return replace(figures, tokens=replace(figures.tokens, kl_to_base=costs))
 
     rollouts = [rollout(i, len(proposal.kept)) for i, proposal in enumerate(proposals)]
-    after, _ = strategy.update(state, proposals, rollouts, [Score(value=r) for r in linear_rewards()])
-    assert after.kl_ratio == pytest.approx(state.kl_ratio)
+    drawn = sum(len(r.tokens) - len(p.kept) for p, r in zip(proposals, rollouts, strict=True))
+    return state, strategy.update(state, proposals, rollouts, scores_of(linear_rewards()))[0], drawn
 
 
-def test_the_next_tilt_is_corrected_by_what_the_last_one_cost():
-    strategy = TiltedRestart(tilt_nats=16.0)
+def test_what_a_tilt_cost_is_measured_on_the_tokens_that_were_drawn():
+    before, after, _ = after_tilts(1.0)
+    assert after.kl_ratio == pytest.approx(before.kl_ratio)
+
+
+@pytest.mark.parametrize("cost", [0.5, 2.0, 3.0])
+def test_the_next_tilts_are_corrected_by_what_the_last_ones_cost_a_tenth_for_each_response(cost):
+    """Told of one response at a time, a full correction multiplied at each, and the tilt ran away."""
+    before, after, drawn = after_tilts(cost)
+    share = 1 - 0.9 ** (drawn / 4)
+    assert after.kl_ratio == pytest.approx(before.kl_ratio * (1 + share * (cost - 1)))
+    _, as_expected, _ = after_tilts(1.0)
+    ratio = after.kl_ratio / as_expected.kl_ratio
+    np.testing.assert_allclose(after.shift, as_expected.shift / np.sqrt(ratio), rtol=1e-5)
+
+
+def test_a_correction_is_bounded():
+    assert after_tilts(1e9)[1].kl_ratio == 20.0
+    strategy = TiltedRestart()
     state, _, _ = after_a_round(strategy, linear_rewards())
-    proposals = strategy.propose(state, 8)
-
-    def following(measured):
-        rollouts = [replace(rollout_of(i, kl=measured), tokens=rollout_of(i, kl=measured).tokens) for i in range(8)]
-        return strategy.update(state, proposals, rollouts, [Score(value=r) for r in linear_rewards()])[0]
-
-    as_expected, double = following(state.expected_nats), following(2 * state.expected_nats)
-    assert as_expected.kl_ratio == pytest.approx(state.kl_ratio)
-    assert double.kl_ratio == pytest.approx(2 * state.kl_ratio)
-    np.testing.assert_allclose(double.shift, as_expected.shift / np.sqrt(2.0), rtol=1e-5)
-    assert following(0.0).kl_ratio == 0.01, "a correction is bounded"
-    assert following(1e6 * state.expected_nats).kl_ratio == 20.0
+    for _ in range(12):
+        proposals = strategy.propose(state, 8)
+        state, _ = strategy.update(state, proposals, list(map(rollout_of, range(8))), scores_of(linear_rewards()))
+    assert state.kl_ratio == 0.01, "after a hundred tilts that cost nothing"
 
 
 def test_what_is_vetoed_or_not_scorable_has_no_part():
@@ -300,7 +330,7 @@ def test_where_all_rewards_are_tied_a_round_is_plain_samples_that_are_new():
     assert state.shift is None
     assert info.reward_temperature is None
     assert info.ess == pytest.approx(8.0)
-    proposals = [p for r in range(40) for p in strategy.propose(replace(state, round_index=r), 8)]
+    proposals = [p for r in range(40) for p in strategy.propose(replace(state, updates=r), 8)]
     assert len({p.kept.ids[0] // 100 for p in proposals if p.kept.ids}) == 8, "every response is left somewhere"
     assert {p.sampling for p in proposals} == {strategy.plain}
     assert all(p.excluded and p.shift is None for p in proposals)
