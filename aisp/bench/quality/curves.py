@@ -3,8 +3,8 @@
 The distance is d = sqrt(KL) as in Gao et al. (arXiv 2210.10760, section 2), in sqrt(nats). Of best-of-n the KL is taken
 as log n - (n - 1)/n, the analytic form there: exact without ties, else a bound. Of a search it is an estimate: the KL
 that steering spent along the returned answers, and that bound for the selection among all responses. A search that
-restarts from chosen prefixes selects more than once, which neither counts; its curve is comparable by budget, and by
-distance only roughly.
+restarts from chosen prefixes selects more than once, and may draw at another temperature than plain samples; neither is
+counted, so that its curve is comparable by budget, and by distance only roughly.
 """
 
 from __future__ import annotations
