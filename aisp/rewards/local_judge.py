@@ -95,13 +95,14 @@ class LocalJudge(Reward):
     def expected_level(self, candidate: Candidate, criterion: Criterion) -> float:
         """Return the mean level, from 0 to the number of levels less 1."""
         stop_if_given_up()
-        engine = self._judging_engine()
+        engine = self.judging_engine()
         prompt = engine.codec.encode(messages_for(self.rubric, candidate, criterion))
         log_p = engine.log_probs(prompt, self._digit_tokens(engine.codec)[: len(criterion.levels)])
         weights = np.exp(log_p - log_p.max())
         return float(weights @ np.arange(len(weights)) / weights.sum())
 
-    def _judging_engine(self) -> Engine:
+    def judging_engine(self) -> Engine:
+        """Return the engine that is asked, whose model is loaded by now."""
         if self._engine is not None:
             return self._engine
         placed = {"dtype": self.dtype, "device": self.device} if isinstance(self.model, str | os.PathLike) else {}

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aisp.bench.quality.chosen import pool_order
+from aisp.bench.quality.reading import MEASURED, OUTSIDE, PlainRange, held_out_shares
 from aisp.bench.quality.runs import Quality, Row
 from aisp.bench.quality.statistics import chosen_probabilities, diversity
 from aisp.records import FloatArray
 
-MEASURES = ("reward", "surprisal", "diversity", "words", "kl_to_base")
+OF_TEXTS = ("reward", "surprisal", "diversity", "words", "kl_to_base")
+MEASURES = (*OF_TEXTS, *MEASURED, *OUTSIDE)
 BUDGETS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -24,10 +27,12 @@ class Answers:
     """What the returned answers measure; place n - 1 of the last axis is after n responses.
 
     Args:
-        measures: By name, shape (prompts, seeds, responses). Surprisal is in nats a token under the base model.
+        measures: By name, shape (prompts, seeds, responses). Surprisal is in nats a token under the base model; how an
+            answer reads is told in `aisp.bench.quality.reading`.
         forward_tokens: Spent so far, shape (prompts, seeds, responses).
         seconds: Likewise, generation and scoring; each run shared the machine with others in flight.
         distinct: Different texts among all responses of a run, shape (prompts, seeds); None where it isn't one run.
+        vetoed: Responses of a run that were refused, likewise.
         ess: Effective sample size of the weights behind each response, shape (prompts, seeds, responses), NaN where
             there are none; None where nothing is weighted.
     """
@@ -36,6 +41,7 @@ class Answers:
     forward_tokens: FloatArray
     seconds: FloatArray
     distinct: FloatArray | None = None
+    vetoed: FloatArray | None = None
     ess: FloatArray | None = None
 
     @property
@@ -50,6 +56,7 @@ class Answers:
             forward_tokens=self.forward_tokens[prompts],
             seconds=self.seconds[prompts],
             distinct=None if self.distinct is None else self.distinct[prompts],
+            vetoed=None if self.vetoed is None else self.vetoed[prompts],
             ess=None if self.ess is None else self.ess[prompts],
         )
 
@@ -74,9 +81,15 @@ def first_reaching(curves: FloatArray, goals: FloatArray) -> FloatArray:
     return np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
 
 
-def best_of_n(quality: Quality, plain: str) -> Answers:
-    """Return what the best of n plain samples measures, in expectation over the pool: the seeds are all alike."""
-    pools = [_Pool(quality, plain, prompt) for prompt in range(len(quality.prompts))]
+def best_of_n(quality: Quality, plain: str, ruler: str | None = None) -> Answers:
+    """Return what the best of n plain samples measures, in expectation over the pool: the seeds are all alike.
+
+    Args:
+        quality: The benchmark, run.
+        plain: How the samples are drawn.
+        ruler: The way of sampling whose range tells what is typical; None takes the same.
+    """
+    pools = [_Pool(quality, plain, prompt, ruler or plain) for prompt in range(len(quality.prompts))]
 
     def repeated(values: Sequence[Any]) -> FloatArray:
         return np.repeat(np.array(values)[:, None], len(quality.seeds), axis=1)
@@ -88,6 +101,7 @@ def best_of_n(quality: Quality, plain: str) -> Answers:
         forward_tokens=repeated([pool.forward_tokens * drawn for pool in pools]),
         seconds=repeated([pool.seconds * drawn for pool in pools]),
         distinct=repeated([pool.distinct for pool in pools]) if len(drawn) == quality.pool_size else None,
+        vetoed=repeated([float(np.isnan(pool.rewards).sum()) for pool in pools]),
     )
 
 
@@ -103,9 +117,9 @@ def beginning_alike(quality: Quality, plain: str, name: str, alone: Answers) -> 
     names = (*MEASURES, *quality.held_out)
     found = {measure: np.empty_like(alone.measures[measure]) for measure in names}
     for i in range(len(quality.prompts)):
-        pool = _Pool(quality, plain, i)
+        pool = _Pool(quality, plain, i, plain)
         for s, seed in enumerate(quality.seeds):
-            for measure, values in _continued(quality.search(name, i, seed), pool, names).items():
+            for measure, values in _continued(_Run(quality, plain, name, i, seed), pool, names).items():
                 found[measure][i, s] = values
     return replace(alone, measures=found)
 
@@ -121,10 +135,10 @@ def by_rule(quality: Quality, plain: str, rule: str) -> Answers:
     found = {name: np.full(shape, np.nan) for name in names}
     tokens, seconds = np.empty(shape), np.empty(shape)
     for i in range(len(quality.prompts)):
-        pool = _Pool(quality, plain, i)
+        pool = _Pool(quality, plain, i, plain)
         tokens[i], seconds[i] = (cost * np.arange(1, size + 1) for cost in (pool.forward_tokens, pool.seconds))
         for s, seed in enumerate(quality.seeds):
-            order = np.random.default_rng([i, seed]).permutation(quality.pool_size)
+            order = pool_order(quality, i, seed)
             for n in (budget for budget in BUDGETS if budget <= size):
                 mine = order[:n]
                 rewards = np.where(np.isnan(pool.rewards), -np.inf, pool.rewards)[mine]
@@ -135,20 +149,21 @@ def by_rule(quality: Quality, plain: str, rule: str) -> Answers:
     return Answers(measures=found, forward_tokens=tokens, seconds=seconds)
 
 
-def searched(quality: Quality, name: str) -> Answers:
-    """Return what a strategy's best response so far measures."""
+def searched(quality: Quality, name: str, ruler: str) -> Answers:
+    """Return what a strategy's best response so far measures; `ruler` as for `best_of_n`."""
     names = (*MEASURES, *quality.held_out)
     shape = (len(quality.prompts), len(quality.seeds), quality.budget)
     found = {measure: np.empty(shape) for measure in names}
-    tokens, seconds, distinct, ess = np.empty(shape), np.empty(shape), np.empty(shape[:2]), np.empty(shape)
+    tokens, seconds, ess = np.empty(shape), np.empty(shape), np.empty(shape)
+    distinct, vetoed = np.empty(shape[:2]), np.empty(shape[:2])
     for i in range(len(quality.prompts)):
         for s, seed in enumerate(quality.seeds):
-            row = quality.search(name, i, seed)
-            tokens[i, s], seconds[i, s] = np.cumsum(row["forward_tokens"]), _seconds(row)
-            distinct[i, s], ess[i, s] = row["distinct"], _ess(row)
-            for measure, values in _best_so_far(row, quality.budget, names).items():
+            run = _Run(quality, ruler, name, i, seed)
+            tokens[i, s], seconds[i, s] = np.cumsum(run.row["forward_tokens"]), _seconds(run.row)
+            distinct[i, s], vetoed[i, s], ess[i, s] = run.row["distinct"], run.row["vetoed"], _ess(run.row)
+            for measure, values in run.best_so_far(quality.budget, names).items():
                 found[measure][i, s] = values
-    return Answers(measures=found, forward_tokens=tokens, seconds=seconds, distinct=distinct, ess=ess)
+    return Answers(measures=found, forward_tokens=tokens, seconds=seconds, distinct=distinct, vetoed=vetoed, ess=ess)
 
 
 def _size(quality: Quality) -> int:
@@ -159,7 +174,7 @@ def _size(quality: Quality) -> int:
 class _Pool:
     """A prompt's plain samples: their rewards (NaN where vetoed), figures, and mean cost of one."""
 
-    def __init__(self, quality: Quality, plain: str, prompt: int) -> None:
+    def __init__(self, quality: Quality, plain: str, prompt: int, ruler: str) -> None:
         row = quality.pool(plain, prompt)
         self.rewards = np.array(quality.scores(plain, prompt, quality.reward))
         self.figures: dict[str, FloatArray] = {
@@ -168,6 +183,8 @@ class _Pool:
             "diversity": np.array([diversity(text) for text in row["texts"]]),
             "words": np.array([len(text.split()) for text in row["texts"]], dtype=float),
             "kl_to_base": np.zeros(len(self.rewards)),
+            **_readings(row),
+            **_outside(quality, plain, prompt, ruler),
             **{k: np.array(quality.scores(plain, prompt, r)) for k, r in quality.held_out.items()},
         }
         self._size = _size(quality)
@@ -182,29 +199,55 @@ class _Pool:
         return np.array([chosen_probabilities(self.rewards, n) for n in range(1, self._size + 1)])
 
 
-def _best_so_far(row: Row, size: int, names: Sequence[str]) -> dict[str, FloatArray]:
-    """Return what the best response of a search measures after each of the first so many; NaN before there is one."""
-    found = {name: np.full(size, np.nan) for name in names}
-    for step in row["best"]:
-        figures = _figures(step)
-        for name in names:
-            found[name][step["drawn"] - 1 :] = figures[name]
-    return found
+class _Run:
+    """A search of a prompt, and what its best responses measure."""
+
+    def __init__(self, quality: Quality, ruler: str, name: str, prompt: int, seed: int) -> None:
+        self.row = quality.search(name, prompt, seed)
+        typical = PlainRange.of(_readings(quality.pool(ruler, prompt)))
+        outside = {key: quality.found_scores(name, prompt, seed, r) for key, r in quality.held_out.items()}
+        self._figures = [
+            _figures(step, typical) | {key: values[i] for key, values in outside.items()}
+            for i, step in enumerate(self.row["best"])
+        ]
+
+    def best_so_far(self, size: int, names: Sequence[str]) -> dict[str, FloatArray]:
+        """Return what the best response measures after each of the first so many; NaN before there is one."""
+        found = {name: np.full(size, np.nan) for name in names}
+        for step, figures in zip(self.row["best"], self._figures, strict=True):
+            for name in names:
+                found[name][step["drawn"] - 1 :] = figures[name]
+        return found
 
 
-def _continued(row: Row, pool: _Pool, names: Sequence[str]) -> dict[str, FloatArray]:
+def _readings(pool: Row) -> dict[str, FloatArray]:
+    """Return how the samples of a pool read, by name; NaN where one has no tokens."""
+    return {name: np.array(pool["reading"][name], dtype=float) for name in MEASURED}
+
+
+def _outside(quality: Quality, plain: str, prompt: int, ruler: str) -> dict[str, FloatArray]:
+    """Return which samples of a pool are outside of the range of plain samples, each judged by others."""
+    readings = _readings(quality.pool(plain, prompt))
+    if plain == ruler:
+        return held_out_shares(readings)
+    typical = PlainRange.of(_readings(quality.pool(ruler, prompt)))
+    judged = [typical.outside(dict(zip(readings, one, strict=True))) for one in zip(*readings.values(), strict=True)]
+    return {name: np.array([one[name] for one in judged]) for name in OUTSIDE}
+
+
+def _continued(run: _Run, pool: _Pool, names: Sequence[str]) -> dict[str, FloatArray]:
     """Return what best-of-n measures that begins with the first round of a search, and goes on with a pool's samples.
 
     Args:
-        row: The search.
+        run: The search.
         pool: The prompt's.
         names: Of the measures.
 
     Returns:
         Of each, shape (n,).
     """
-    size, first = len(pool.shares), row["rounds"][0]["responses"]
-    found = _best_so_far(row, min(size, first), names)
+    size, first = len(pool.shares), run.row["rounds"][0]["responses"]
+    found = run.best_so_far(min(size, first), names)
     if size > first:
         best = np.nan_to_num(found["reward"][-1], nan=-np.inf)
         better = np.where(pool.rewards > best, pool.shares[: size - first], 0.0)
@@ -230,14 +273,16 @@ def _of_each(row: Row, of_rounds: Sequence[float]) -> FloatArray:
     return np.repeat(np.array(of_rounds, dtype=float), [r["responses"] for r in row["rounds"]])
 
 
-def _figures(step: dict[str, Any]) -> dict[str, float]:
+def _figures(step: dict[str, Any], typical: PlainRange) -> dict[str, float]:
+    reading = {name: np.nan if value is None else float(value) for name, value in step["reading"].items()}
     return {
         "reward": step["reward"],
         "surprisal": -step["log_prob"] / max(step["tokens"], 1),
         "diversity": diversity(step["text"]),
         "words": len(step["text"].split()),
         "kl_to_base": step["kl_to_base"],
-        **{k: np.nan if value is None else value for k, value in step["held_out"].items()},
+        **reading,
+        **typical.outside(reading),
     }
 
 

@@ -1,8 +1,10 @@
 """Runs of the benchmark, each a JSONL row that is never made twice.
 
-pool    plain samples of a prompt: texts, lengths, log-probabilities, seconds
-scores  what a reward says of a pool
+pool    plain samples of a prompt: texts, lengths, log-probabilities, how they read, seconds
 search  what a strategy found for a prompt and a seed, response by response
+scores  what a reward says of a pool, or one that is not optimised of a search's best responses
+
+Rows of another `_FORMAT` are not looked at, and what they hold is done again.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+from aisp.bench.quality.reading import columns, reading
 from aisp.bench.rivals import Selection
 from aisp.bench.samples import draw_plain
-from aisp.errors import AllCandidatesExcludedError
+from aisp.errors import AllCandidatesExcludedError, ConfigurationError
 from aisp.jsonl import ResultFile, result_key
 from aisp.models import LoadedModel
-from aisp.records import Candidate, Message, Sampling, Score
+from aisp.records import Candidate, Message, Sampling
 from aisp.rewards import Reward
 from aisp.search.events import SearchStep
 from aisp.search.trace import Response, Round, best_of
@@ -28,6 +31,7 @@ from aisp.settings import SearchSettings
 from aisp.strategies.base import SearchContext
 
 Row = dict[str, Any]
+_FORMAT = 2  # of pools and searches; 2: how the answers read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class Quality:
         prompts: Each as messages.
         reward: What is optimised.
         held_out: Rewards that are not, by name: what they say of the answers is reported.
+        gold: Names of those among them that stand for what is meant: another measure of the same quality.
         strategies: Settings by the name in the report.
         rules: Selection rules by the name in the report, over the plain samples of the baseline.
         plain: How the pools' samples are drawn, by the name in the report.
@@ -48,7 +53,12 @@ class Quality:
         seeds: One search each.
         max_tokens: Of a response.
         results: Where rows are kept.
-        concurrency: Prompts in flight at once, pools and searches alike.
+        concurrency: Prompts in flight at once, pools and searches alike. Seconds are those of a request alone where it
+            is 1.
+
+    Raises:
+        ConfigurationError: A gold that is not held out, or that is what is optimised; a pool of one, which has no
+            others to be judged by.
     """
 
     model: LoadedModel
@@ -61,17 +71,25 @@ class Quality:
     max_tokens: int
     results: ResultFile
     held_out: Mapping[str, Reward] = field(default_factory=dict)
+    gold: Sequence[str] = ()
     rules: Mapping[str, Selection] = field(default_factory=dict)
     seeds: Sequence[int] = (1,)
     pool_seed: int = 0
     concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        check_gold(self.reward, self.held_out, self.gold)
+        if self.pool_size < 2:
+            raise ConfigurationError(
+                f"the pool has {self.pool_size} sample; expected at least 2, since each is judged by the others"
+            )
 
     def tasks(self) -> list[Callable[[], None]]:
         """Return what is still to be done, pools first."""
         return [*self._missing(self._pools()), *self._missing(self._searches())]
 
     def run(self, advance: Callable[[], None]) -> None:
-        """Do it, `concurrency` at a time, then score the pools likewise; `advance` is called as each task ends.
+        """Do it, `concurrency` at a time, then score it likewise; `advance` is called as each task ends.
 
         Seconds are a run's own, with as many others in flight on either side: a slow reward is shared in searches, and
         so it is over pools. That it has to be loaded first is in no run's.
@@ -105,8 +123,12 @@ class Quality:
 
     def scores(self, plain: str, prompt: int, reward: Reward) -> list[float]:
         """Return what a reward says of a pool; NaN for what is vetoed."""
-        values = self.results.done[self._scores_key(plain, prompt, reward)]["values"]
-        return [float("nan") if value is None else value for value in values]
+        return _numbers(self.results.done[self._scores_key(plain, prompt, reward)]["values"])
+
+    def found_scores(self, strategy: str, prompt: int, seed: int, reward: Reward) -> list[float]:
+        """Return what a reward that is not optimised says of each best response of a search; NaN for what is vetoed."""
+        key = result_key("scores", self._search_key(strategy, prompt, seed), reward.fingerprint)
+        return _numbers(self.results.done[key]["values"])
 
     def scoring_seconds(self, plain: str, prompt: int, reward: Reward) -> float:
         """Return how long a reward took over a pool."""
@@ -154,23 +176,27 @@ class Quality:
                 for reward in (self.reward, *self.held_out.values()):
                     key = self._scores_key(plain, prompt, reward)
                     yield key, lambda p=plain, i=prompt, r=reward: self._score_pool(p, i, r)  # type: ignore[misc]
+        for seed in self.seeds:
+            for prompt in range(len(self.prompts)):
+                for name in self.strategies:
+                    for reward in self.held_out.values():
+                        key = result_key("scores", self._search_key(name, prompt, seed), reward.fingerprint)
+                        yield key, lambda n=name, i=prompt, s=seed, r=reward: self._score_found(n, i, s, r)  # type: ignore[misc]
 
     def _about(self, prompt: int) -> tuple[Any, ...]:
         return (self.model.name, str(self.model.model.dtype), list(self.prompts[prompt]), self.max_tokens)
 
     def _pool_key(self, plain: str, prompt: int) -> str:
         other = (self.pool_seed,) if self.pool_seed else ()
-        return result_key("pool", *self._about(prompt), repr(self.plain[plain]), self.pool_size, *other)
+        return result_key("pool", _FORMAT, *self._about(prompt), repr(self.plain[plain]), self.pool_size, *other)
 
     def _scores_key(self, plain: str, prompt: int, reward: Reward) -> str:
         return result_key("scores", self._pool_key(plain, prompt), reward.fingerprint)
 
     def _search_key(self, name: str, prompt: int, seed: int) -> str:
         settings = self.strategies[name].model_dump(exclude_none=True)
-        held_out = {name: reward.fingerprint for name, reward in self.held_out.items()}
-        return result_key(
-            "search", *self._about(prompt), settings, self.reward.fingerprint, held_out, self.budget, seed
-        )
+        about = (*self._about(prompt), settings, self.reward.fingerprint, self.budget, seed)
+        return result_key("search", _FORMAT, *about)
 
     def _draw_pool(self, plain: str, prompt: int) -> Row:
         started = time.monotonic()
@@ -193,18 +219,24 @@ class Quality:
             "tokens": [len(rollout.tokens) for rollout in rollouts],
             "forward_tokens": [rollout.forward_tokens for rollout in rollouts],
             "log_probs": [float(rollout.tokens.log_prob.sum()) for rollout in rollouts],
+            "reading": columns([reading(rollout.tokens) for rollout in rollouts]),
         }
 
     def _score_pool(self, plain: str, prompt: int, reward: Reward) -> Row:
-        messages = self.prompts[prompt]
-        candidates = [Candidate(messages=messages, text=text) for text in self.pool(plain, prompt)["texts"]]
-        started, scores = time.monotonic(), reward.session().score(candidates)
+        return self._scored(prompt, self.pool(plain, prompt)["texts"], reward)
+
+    def _score_found(self, name: str, prompt: int, seed: int, reward: Reward) -> Row:
+        return self._scored(prompt, [step["text"] for step in self.search(name, prompt, seed)["best"]], reward)
+
+    def _scored(self, prompt: int, texts: Sequence[str], reward: Reward) -> Row:
+        candidates = [Candidate(messages=self.prompts[prompt], text=text) for text in texts]
+        started, scores = time.monotonic(), reward.session().score(candidates) if candidates else []
         return {
             "kind": "scores",
             "reward": reward.name,
             "prompt": prompt,
             "seconds": time.monotonic() - started,
-            "values": _values(scores),
+            "values": [score.value if score.usable else None for score in scores],
         }
 
     def _search(self, name: str, prompt: int, seed: int) -> Row:
@@ -220,10 +252,6 @@ class Quality:
             if (better := best_of([response], best)) is not best and better is not None:
                 best = better
                 steps.append((drawn, better))
-        outside = {
-            key: _values(reward.score([response.candidate for _, response in steps]))
-            for key, reward in self.held_out.items()
-        }
         return {
             "kind": "search",
             "strategy": name,
@@ -233,6 +261,7 @@ class Quality:
             "forward_tokens": [response.rollout.forward_tokens for response in responses],
             "ess": [round_.ess for round_ in rounds],
             "distinct": len({response.text for response in responses}),
+            "vetoed": sum(response.score.vetoed for response in responses),
             "rounds": [
                 {"responses": len(r.responses), "mean_reward": r.mean_reward, "seconds": r.seconds} for r in rounds
             ],
@@ -244,9 +273,9 @@ class Quality:
                     "tokens": len(response.rollout.tokens),
                     "log_prob": response.log_prob,
                     "kl_to_base": response.kl_to_base,
-                    "held_out": {key: values[i] for key, values in outside.items()},
+                    "reading": reading(response.rollout.tokens),
                 }
-                for i, (drawn, response) in enumerate(steps)
+                for drawn, response in steps
             ],
         }
 
@@ -254,6 +283,21 @@ class Quality:
         return self.strategies[name].model_copy(update={"budget": self.budget, "max_tokens": self.max_tokens})
 
 
-def _values(scores: Sequence[Score]) -> list[float | None]:
-    """Return scores as JSON: null for what is vetoed or could not be scored."""
-    return [score.value if score.usable else None for score in scores]
+def check_gold(reward: Reward, held_out: Mapping[str, Reward], gold: Sequence[str]) -> None:
+    """Refuse a gold that is not held out, or that is what is optimised.
+
+    Raises:
+        ConfigurationError: One that is.
+    """
+    for name in gold:
+        if name not in held_out:
+            raise ConfigurationError(
+                f"gold is {name!r}; expected a held-out reward: {', '.join(held_out) or 'there is none'}"
+            )
+        if held_out[name].fingerprint == reward.fingerprint:
+            raise ConfigurationError(f"{name} is what is optimised; expected as gold another measure of it")
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    """Return numbers as JSON has them: NaN for null."""
+    return [float("nan") if value is None else value for value in values]

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aisp.bench.quality.answers import MEASURES, Answers
+from aisp.bench.quality.picture import draw
 from aisp.bench.quality.report import Report
 from aisp.bench.quality.statistics import chosen_probabilities, diversity, paired
+from aisp.bench.quality.tables import as_markdown
 
 
 def made_of(baseline, ours, **measures):
@@ -67,25 +69,25 @@ def test_diversity_counts_repeated_ngrams():
 def test_budgets_beyond_the_pool_have_no_baseline_to_differ_from():
     made = made_of([1.0] * 8, [1.0] * 16)
     assert made.budgets("ours") == [8]
-    assert "| ours | 8 |" in made.markdown()
+    assert "| ours | 8 |" in as_markdown(made)
 
 
 def test_a_pool_below_the_least_budget_still_makes_a_picture(tmp_path):
     made = made_of([1.0] * 6, [1.0] * 7)
     assert made.budgets("ours") == []
-    made.plot(tmp_path / "few.png")
+    draw(made, tmp_path / "few.png")
     assert (tmp_path / "few.png").stat().st_size > 10_000
 
 
 def test_what_it_takes_to_reach_the_baselines_end_is_told_in_responses_tokens_and_seconds():
     made = made_of([0.1 * n for n in range(1, 17)], [0.2 * n for n in range(1, 13)])
     assert made.answers["ours"].reaches(1.6) == 8
-    text = made.markdown()
+    text = as_markdown(made)
     assert "| ours | 1.600 | 8 | 8 to 8 | 0.25 | 0.25 |" in text
     equal = "| ours | 16 | 8 | surprisal | 0.500 | 1.000 | -0.500 | -0.500 to -0.500 |"
     assert equal in text, "surprisal where both have the baseline's reward"
-    assert (
-        "| ours | 1.000 | not reached | not reached to not reached |  |  |" in made_of([1.0] * 8, [0.5] * 8).markdown()
+    assert "| ours | 1.000 | not reached | not reached to not reached |  |  |" in as_markdown(
+        made_of([1.0] * 8, [0.5] * 8)
     )
 
 
