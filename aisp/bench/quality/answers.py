@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -159,7 +158,7 @@ def searched(quality: Quality, name: str, ruler: str) -> Answers:
     for i in range(len(quality.prompts)):
         for s, seed in enumerate(quality.seeds):
             run = _Run(quality, ruler, name, i, seed)
-            tokens[i, s], seconds[i, s] = np.cumsum(run.row["forward_tokens"]), _seconds(run.row)
+            tokens[i, s], seconds[i, s] = np.cumsum(run.row["forward_tokens"]), run.row["seconds_at"]
             distinct[i, s], vetoed[i, s], ess[i, s] = run.row["distinct"], run.row["vetoed"], _ess(run.row)
             for measure, values in run.best_so_far(quality.budget, names).items():
                 found[measure][i, s] = values
@@ -236,7 +235,7 @@ def _outside(quality: Quality, plain: str, prompt: int, ruler: str) -> dict[str,
 
 
 def _continued(run: _Run, pool: _Pool, names: Sequence[str]) -> dict[str, FloatArray]:
-    """Return what best-of-n measures that begins with the first round of a search, and goes on with a pool's samples.
+    """Return what best-of-n measures that begins with a search's first plain samples, and goes on with a pool's.
 
     Args:
         run: The search.
@@ -246,7 +245,7 @@ def _continued(run: _Run, pool: _Pool, names: Sequence[str]) -> dict[str, FloatA
     Returns:
         Of each, shape (n,).
     """
-    size, first = len(pool.shares), run.row["rounds"][0]["responses"]
+    size, first = len(pool.shares), run.row["plain"]
     found = run.best_so_far(min(size, first), names)
     if size > first:
         best = np.nan_to_num(found["reward"][-1], nan=-np.inf)
@@ -256,11 +255,6 @@ def _continued(run: _Run, pool: _Pool, names: Sequence[str]) -> dict[str, FloatA
             values = np.append(pool.figures[name], found[name][-1])
             found[name] = np.append(found[name], _expected(np.hstack([better, others]), values))
     return found
-
-
-def _seconds(row: Row) -> FloatArray:
-    """Return the seconds at which each response was scored: those at which its round ended."""
-    return _of_each(row, list(accumulate(r["seconds"] for r in row["rounds"])))
 
 
 def _ess(row: Row) -> FloatArray:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from aisp.bench.quality.reading import columns, reading
@@ -25,13 +26,14 @@ from aisp.models import LoadedModel
 from aisp.records import Candidate, Message, Sampling
 from aisp.rewards import Reward
 from aisp.search.events import SearchStep
+from aisp.search.guard import is_plain
 from aisp.search.trace import Response, Round, best_of
 from aisp.service import Service
 from aisp.settings import SearchSettings
 from aisp.strategies.base import SearchContext
 
 Row = dict[str, Any]
-_FORMAT = 2  # of pools and searches; 2: how the answers read
+_FORMAT = 3  # of pools and searches; 2: how the answers read; 3: seconds and plain samples of searches without rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +247,7 @@ class Quality:
         rounds: list[Round] = []
         with contextlib.suppress(AllCandidatesExcludedError):  # the report tells of runs without an answer
             rounds.extend(event.round for event in run if isinstance(event, SearchStep))
+            rounds[:] = run.alignment.rounds  # as they were judged in the end
         responses = [response for round_ in rounds for response in round_.responses]
         best: Response | None = None
         steps: list[tuple[int, Response]] = []
@@ -259,6 +262,8 @@ class Quality:
             "seed": seed,
             "seconds": time.monotonic() - started,
             "forward_tokens": [response.rollout.forward_tokens for response in responses],
+            "seconds_at": [response.seconds for response in responses],
+            "plain": _leading_plain(responses),
             "ess": [round_.ess for round_ in rounds],
             "distinct": len({response.text for response in responses}),
             "vetoed": sum(response.score.vetoed for response in responses),
@@ -301,3 +306,8 @@ def check_gold(reward: Reward, held_out: Mapping[str, Reward], gold: Sequence[st
 def _numbers(values: Sequence[float | None]) -> list[float]:
     """Return numbers as JSON has them: NaN for null."""
     return [float("nan") if value is None else value for value in values]
+
+
+def _leading_plain(responses: Sequence[Response]) -> int:
+    """Return how many plain samples ended before anything else did."""
+    return sum(1 for _ in takewhile(is_plain, responses))

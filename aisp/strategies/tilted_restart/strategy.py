@@ -53,9 +53,9 @@ _LEAST_RATIO, _GREATEST_RATIO = 0.01, 20.0
 # How far one response of average length moves that ratio. Told of one at a time, a full correction would multiply at
 # each, and run away.
 _CORRECTION = 0.1
-# Plain samples before the first restart, and their share of a small budget. A linear fit and a choice of parents need a
-# few; every further one is spent at best-of-n's pace.
-_PLAIN, _PLAIN_SHARE = 16, 4
+# Plain samples before the first restart: a quarter of the budget, within bounds. A linear fit and a choice of parents
+# need a few; every further one is spent at best-of-n's pace.
+_FEWEST_PLAIN, _MOST_PLAIN, _PLAIN_SHARE = 8, 16, 4
 # Share of the plain samples that have ended before the first restart.
 _ENDED_SHARE = 0.5
 # Where more than this share of responses starts fresh, they are drawn as plain samples are: hotter, and without a tilt,
@@ -247,4 +247,4 @@ def _of_moderate_size(rewards: FloatArray) -> FloatArray:
 
 def _plain_samples(budget: int) -> int:
     """Return the number of plain samples before the first restart."""
-    return max(1, min(_PLAIN, budget // _PLAIN_SHARE))
+    return min(budget, max(_FEWEST_PLAIN, min(_MOST_PLAIN, budget // _PLAIN_SHARE)))

@@ -56,8 +56,8 @@ def test_the_first_round_is_plain_samples_and_best_of_ns():
     ]
 
 
-@pytest.mark.parametrize(("budget", "plain"), [(256, 16), (64, 16), (32, 8), (8, 2), (3, 1)])
-def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, plain):
+@pytest.mark.parametrize(("budget", "plain"), [(256, 16), (64, 16), (40, 10), (32, 8), (12, 8)])
+def test_plain_samples_come_first_a_quarter_of_the_budget_but_eight_at_least_and_sixteen_at_most(budget, plain):
     strategy = TiltedRestart()
     state = strategy.init(replace(SETTING, budget=budget))
     first = strategy.propose(state, 64)
@@ -65,6 +65,12 @@ def test_plain_samples_come_first_a_quarter_of_a_small_budget(budget, plain):
     assert all(not p.kept.ids and p.shift is None and not p.excluded for p in first)
     state, _ = strategy.update(state, first, list(map(rollout_of, range(plain))), scores_of(range(plain)))
     assert all(p.excluded for p in strategy.propose(state, 64))
+
+
+def test_a_budget_below_that_is_best_of_n():
+    strategy = TiltedRestart()
+    state = strategy.init(replace(SETTING, budget=3))
+    assert [(p.excluded, p.sampling) for p in strategy.propose(state, 64)] == [((), strategy.plain)] * 3
 
 
 def test_plain_samples_that_are_being_written_count():
