@@ -85,9 +85,8 @@ def step(
     q, p, base = next_token(prefix, temperature, own), next_token(prefix, law), next_token(prefix)
     steered = next_token(prefix, 1.0, own)
     common = (float(rel_entr(steered, base).sum()), 0.0, float(entr(p).sum()))
-    figures: list[tuple[float, ...]] = [
-        (np.log(base[token]), np.log(p[token]), np.log(q[token]), *common) for token in (0, 1)
-    ]
+    with np.errstate(divide="ignore"):  # a strong shift leaves the other token no probability
+        figures = [(*row, *common) for row in np.log(np.stack([base, p, q], axis=1)).tolist()]
     return float(q[1]), figures, WEIGHT - q @ WEIGHT
 
 
