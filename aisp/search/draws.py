@@ -102,10 +102,9 @@ class Draws:
             for place, rollout in _ended(flight, self._count):
                 self._pending.pop(place)
                 found[place] = rollout
-        # In a round as it was proposed, else as they ended, which is one moment for all of these.
         drawn = [
             Drawn(proposal=self._asked[place][0], rollout=found[place], known=self._asked[place][1])
-            for place in sorted(found)
+            for place in (found if asynchronous else sorted(found))  # as they ended, or as they were proposed
         ]
         self._handed_out += sum(len(one.rollout.tokens) - one.rollout.kept_tokens for one in drawn)
         return drawn
