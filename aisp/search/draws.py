@@ -95,9 +95,9 @@ class Draws:
         if asynchronous or not self._pending:
             self._ask(state, strategy_state)
         found: dict[int, Rollout] = {}
-        flight, enough = self._flight, 1
-        if not asynchronous or not self._handed_out:
-            enough = len(self._pending) if not asynchronous else ceil_div(len(self._pending), 2)
+        flight, enough = self._flight, len(self._pending)
+        if asynchronous:
+            enough = 1 if self._handed_out else ceil_div(enough, 2)
         while flight is not None and self._pending and len(found) < enough:
             for place, rollout in _ended(flight, self._count):
                 self._pending.pop(place)
