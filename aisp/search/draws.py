@@ -10,6 +10,7 @@ from typing import Any, Self
 from aisp.engines.base import Engine, Finished, Flight, Progress
 from aisp.errors import ConfigurationError, EngineError
 from aisp.records import Prefix, Proposal, Rollout
+from aisp.search.plan import ceil_div
 from aisp.search.request import Request
 from aisp.search.state import SearchState
 from aisp.strategies.base import Strategy, is_asynchronous
@@ -81,7 +82,10 @@ class Draws:
         return self._generated - self._handed_out
 
     def next(self, state: SearchState, strategy_state: Any) -> list[Drawn]:
-        """Ask for what there is room for, and return what ends next.
+        """Ask for what there is room for, and return what ends next; nothing where nothing is in the making.
+
+        The first to be handed out are half of what was asked for first: a reward that calibrates itself has to see
+        several at once, and a strategy knows little from fewer.
 
         Raises:
             EngineError: Decoding failed.
@@ -91,8 +95,10 @@ class Draws:
         if asynchronous or not self._pending:
             self._ask(state, strategy_state)
         found: dict[int, Rollout] = {}
-        flight = self._flight
-        while flight is not None and self._pending and not (found and asynchronous):
+        flight, enough = self._flight, 1
+        if not asynchronous or not self._handed_out:
+            enough = len(self._pending) if not asynchronous else ceil_div(len(self._pending), 2)
+        while flight is not None and self._pending and len(found) < enough:
             for place, rollout in _ended(flight, self._count):
                 self._pending.pop(place)
                 found[place] = rollout
@@ -105,12 +111,12 @@ class Draws:
         return drawn
 
     def _ask(self, state: SearchState, strategy_state: Any) -> None:
-        room = min(self._in_flight, state.left) - len(self._pending)
+        room = min(self._in_flight, state.left - state.unscored) - len(self._pending)
         if room < 1:
             return
         proposals = self._propose(strategy_state, room)
         if not proposals:
-            if not self._pending:
+            if not self._pending and not state.unscored:
                 raise ConfigurationError(
                     f"the strategy {self._strategy.name} proposed nothing; propose(state, n) returns 1 to n proposals"
                 )

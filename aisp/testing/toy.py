@@ -11,7 +11,7 @@ What a strategy or an estimate should find is a sum over a table here:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -85,9 +85,8 @@ def step(
     q, p, base = next_token(prefix, temperature, own), next_token(prefix, law), next_token(prefix)
     steered = next_token(prefix, 1.0, own)
     common = (float(rel_entr(steered, base).sum()), 0.0, float(entr(p).sum()))
-    figures: list[tuple[float, ...]] = [
-        (np.log(base[token]), np.log(p[token]), np.log(q[token]), *common) for token in (0, 1)
-    ]
+    with np.errstate(divide="ignore"):  # a strong shift leaves the other token no probability
+        figures = [(*row, *common) for row in np.log(np.stack([base, p, q], axis=1)).tolist()]
     return float(q[1]), figures, WEIGHT - q @ WEIGHT
 
 
@@ -282,6 +281,7 @@ class ToyReward:
     """
 
     name = "toy"
+    is_async = False
 
     def __init__(self, function: Callable[[Ids], float], partial: bool = False) -> None:
         self.function = function
@@ -289,6 +289,9 @@ class ToyReward:
 
     def session(self) -> ToyReward:
         return self
+
+    def leaves(self) -> Iterator[ToyReward]:
+        yield self
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         return [Score(value=self.function(ids_of(candidate.text))) for candidate in candidates]
