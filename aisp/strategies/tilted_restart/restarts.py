@@ -11,8 +11,12 @@ entropy), and the improvement expected of a response that leaves the tree there 
 
 The share a starts fresh, much as plain sampling without replacement would. P(c) is proportional to the model's
 probability of leaving the tree there, and again to the expected improvement; among failures that is greatest where
-least was tried, at the first tokens. The share a is the fraction of pairs of parents that tie for best: rewards can't
-tell these apart, and where they can tell none apart, the whole round starts fresh.
+least was tried, at the first tokens. The share a is the greater of two:
+
+- the fraction of pairs of parents that tie for best: rewards can't tell these apart, and where they can tell none
+  apart, everything starts fresh;
+- the model's probability of what was tried. Where that is much, as in a tool call, few tokens decide, a restart can
+  only repeat them, and what is left of the model's own responses is drawn instead.
 """
 
 from __future__ import annotations
@@ -121,9 +125,10 @@ def restarts_from(
     temperature = reward_temperature(rewards)
     parents = tuple(usable[place][0] for place in places)
     exit_masses, fresh_share = explored.exit_masses(), 0.0
-    if not temperature and len(parents) > 1 and exit_masses.any():
-        tied = np.count_nonzero(rewards == rewards.max())
-        fresh_share = tied * (tied - 1) / (len(parents) * (len(parents) - 1))
+    if exit_masses.any():
+        tied = np.count_nonzero(rewards == rewards.max()) if not temperature else 0
+        pairs = len(parents) * (len(parents) - 1)
+        fresh_share = max(tied * (tied - 1) / pairs if pairs else 0.0, 1.0 - float(exit_masses.sum()))
     weights, gains = parent_weights(rewards, temperature), explored.gains(usable)
     lengths = [len(parent) for parent in parents]
     masses = _distribution(np.repeat(weights, lengths) * explored.cuts(parents, gains))

@@ -108,6 +108,7 @@ def test_kept_tokens_are_prefixes_of_parents_that_the_rewards_chose():
     strategy = TiltedRestart(parents=1.0)
     state, info, _ = after_a_round(strategy, [0, 1, 2, 9, 4, 5, 6, 7])
     assert info.ess == pytest.approx(1.0, abs=1e-3)
+    state = replace(state, restarts=replace(state.restarts, fresh_share=0.0))
     for proposal in strategy.propose(state, 8):
         assert proposal.kept.ids == rollout_of(3).tokens.ids[: len(proposal.kept)]
         assert len(proposal.kept) < 4, "at least one token is drawn anew"
