@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +42,7 @@ class Draws:
         request: What is asked for.
         strategy: Proposes.
         in_flight: Responses in the making at most.
+        worth: Tells how many of so many further responses are worth it, given those in the making.
         progress: Called between decode steps with the number of new tokens.
     """
 
@@ -52,6 +53,7 @@ class Draws:
         request: Request,
         strategy: Strategy[Any],
         in_flight: int,
+        worth: Callable[[Sequence[Proposal], int], int],
         progress: Progress | None = None,
     ) -> None:
         self._engine = engine
@@ -59,6 +61,7 @@ class Draws:
         self._request = request
         self._strategy = strategy
         self._in_flight = in_flight
+        self._worth = worth
         self._progress = progress
         self._flight: Flight | None = None
         self._asked: list[tuple[Proposal, int]] = []
@@ -79,6 +82,10 @@ class Draws:
     def unused_tokens(self) -> int:
         """Tokens that were generated of responses that have not ended."""
         return self._generated - self._handed_out
+
+    def exhausted(self, state: SearchState) -> bool:
+        """Return whether nothing is being written and nothing further is worth it."""
+        return not self._pending and self._room(state) < 1
 
     def next(self, state: SearchState, strategy_state: Any) -> list[Drawn]:
         """Ask for what there is room for, and return what ends next.
@@ -105,7 +112,7 @@ class Draws:
         return drawn
 
     def _ask(self, state: SearchState, strategy_state: Any) -> None:
-        room = min(self._in_flight, state.left) - len(self._pending)
+        room = self._room(state)
         if room < 1:
             return
         proposals = self._propose(strategy_state, room)
@@ -122,6 +129,10 @@ class Draws:
             self._flight.add(drawn)
         self._pending.update(enumerate(proposals, start=len(self._asked)))
         self._asked += [(proposal, state.told) for proposal in proposals]
+
+    def _room(self, state: SearchState) -> int:
+        room = min(self._in_flight, state.left) - len(self._pending)
+        return self._worth(tuple(self._pending.values()), room) if room > 0 else 0
 
     def _propose(self, strategy_state: Any, room: int) -> Sequence[Proposal]:
         if is_asynchronous(self._strategy):

@@ -22,13 +22,14 @@ from aisp.errors import (
     RewardWarning,
 )
 from aisp.noise import fresh_seed, root_seed, row_seed
-from aisp.records import Rollout
+from aisp.records import Proposal, Rollout
 from aisp.search.blocks import Block, next_block
 from aisp.search.checks import check_budget, check_commits, check_needs
 from aisp.search.doubts import doubts
 from aisp.search.draws import Drawn, Draws
 from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
-from aisp.search.guard import Bounds, Guard
+from aisp.search.gain import Prospect, prospect_of
+from aisp.search.guard import PLAIN_SAMPLES, Bounds, Guard, begins_plainly, is_plain
 from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.search.scoring import Parse, Scoring, Settle
@@ -153,12 +154,14 @@ class Search:
             self._guard = Guard() if given.guarded and given.reward is not None else None
             chosen, stopped_by = None, self._stopped_by()
             in_flight = given.plan.in_flight if is_asynchronous(given.strategy) else given.plan.num_samples
-            with Draws(given.engine, prefix, self._request, given.strategy, in_flight, self._progress) as draws:
+            with Draws(
+                given.engine, prefix, self._request, given.strategy, in_flight, self._worth, self._progress
+            ) as draws:
                 while stopped_by is None:
                     responses = self._take(draws.next(state, self._told.state))
                     if self._round_is_full:
                         state.count_round(blocks=self._blocks)
-                    stopped_by = self._stopped_by()
+                    stopped_by = self._stopped_by() or ("converged" if draws.exhausted(state) else None)
                     yield from map(ResponseScored, responses)
                     if stopped_by is not None:
                         self._hold_to_bounds(None if self._guard is None else self._guard.close())
@@ -272,6 +275,26 @@ class Search:
             return "patience"
         return None
 
+    def _worth(self, pending: Sequence[Proposal], room: int) -> int:
+        """Return how many of so many further responses are expected to gain what they cost.
+
+        All of them, as long as the first plain samples are being written.
+        """
+        price = self._with.stops.response_price
+        if not price:
+            return room
+        first = sum(map(is_plain, self._state.own_responses)) < PLAIN_SAMPLES and any(map(begins_plainly, pending))
+        prospect = None if first else self._prospect()
+        if prospect is None:
+            return room
+        return prospect.worth(price, len(pending), room, together=not is_asynchronous(self._with.strategy))
+
+    def _prospect(self) -> Prospect | None:
+        """Return what a further response of the block may bring; None where nothing is known of it."""
+        if self._with.reward is None:
+            return None
+        return prospect_of([r for r in self._state.own_responses if self._blocks or not r.rollout.paused])
+
     def _choose(self) -> Response | None:
         """Return the block's response: the best, unless the strategy has a rule of its own."""
         state, choose = self._state, getattr(self._with.strategy, "choose", None)
@@ -317,6 +340,7 @@ class Search:
             budget=given.plan.budget,
             reward=None if given.reward is None else given.reward.name,
             guarded=given.guarded and given.reward is not None,
+            expected_gain=None if (prospect := self._prospect()) is None else prospect.gain(),
             warnings=self._warnings(best),
         )
 
