@@ -54,7 +54,7 @@ def make_aligner(engine: Engine, call: Call) -> Aligner:
         engine,
         settings.make_strategy(rewarded=rewarded),
         call.reward,
-        settings.make_plan(rewarded=rewarded),
+        settings.make_plan(rewarded=rewarded, width=engine.width),
         parse=call.form.parse,
         settle=call.form.settle,
         stops=settings.make_stops(),

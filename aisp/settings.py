@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from aisp.engines.base import DEFAULT_WIDTH
 from aisp.errors import ConfigurationError
 from aisp.invalid import explain_invalid
 from aisp.records import Limits, Sampling
@@ -87,8 +88,8 @@ class SearchFields(BaseModel):
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219), for strategy "aisp".
         budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards. "auto" draws as
             many at most, and ends the search as soon as a further one is not expected to gain its `response_price`.
-        num_samples: Responses in the making at once, 16 by default, and a quarter of a smaller budget. A strategy that
-            goes by rounds draws as many a round.
+        num_samples: Responses in the making at once; by default 16, or 64 on CUDA, and a quarter of a smaller budget.
+            A strategy that goes by rounds draws as many a round.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
         guard: "typical" refuses what does not read like the model's own text: what repeats itself more than its plain
             samples do, or holds a passage that is more surprising than any of theirs. None returns whatever scores.
@@ -175,8 +176,8 @@ class SearchSettings(SearchFields):
             describe_strategy(self.strategy)
         return self
 
-    def make_plan(self, *, rewarded: bool) -> Plan:
-        """Return the budget and the size of its rounds."""
+    def make_plan(self, *, rewarded: bool, width: int = DEFAULT_WIDTH) -> Plan:
+        """Return the budget, and how much of it is in the making at once: `width`, unless something is set."""
         given = (None if self.budget == "auto" else self.budget, self.num_samples, self.num_rounds)
         if not rewarded and given == (None, None, None):
             return Plan(budget=1, num_samples=1)
@@ -186,7 +187,7 @@ class SearchSettings(SearchFields):
                 samples, rounds = samples or PAPER_SAMPLES, rounds or PAPER_ROUNDS
             else:
                 samples = min(PAPER_SAMPLES, budget)
-        return make_plan(budget, samples, rounds)
+        return make_plan(budget, samples, rounds, width)
 
     def make_stops(self) -> Stops:
         """Return what ends the search before its budget does."""

@@ -23,6 +23,10 @@ Progress = Callable[[int], None]
 """Called between decode steps with the number of response tokens generated since the last call."""
 
 
+DEFAULT_WIDTH = 16
+"""Of an engine that says nothing else."""
+
+
 class Finished(NamedTuple):
     """A response that a flight hands out.
 
@@ -93,6 +97,15 @@ class Engine(ABC):
     def context_length(self) -> int | None:
         """Tokens that prompt and response may have together; None where the model sets no limit."""
         return self.codec.context_length
+
+    @property
+    def width(self) -> int:
+        """Responses that it decodes at once at hardly more than the cost of one: what a search keeps in flight.
+
+        A constant of the machine. Measured as it runs it would be nearer to the truth, but then equal seeds would give
+        other answers under another load.
+        """
+        return DEFAULT_WIDTH
 
     @abstractmethod
     def prefill(self, token_ids: Sequence[int]) -> Prefix:

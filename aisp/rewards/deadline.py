@@ -65,42 +65,54 @@ def score_within(
         return reward.score(candidates)
     until = None if deadline is None else max(deadline, time.monotonic() + grace)
     _check_time(reward, until, cancel)
-    call = _Call(reward, candidates)
-    try:
-        while not call.done.wait(_seconds(until, cancel)):
-            _check_time(reward, until, cancel)
-    except BaseException:
-        call.scope.give_up()
-        raise
-    return call.result()
+    return ScoringCall(reward, candidates).within(until, cancel)
 
 
-class _Call:
-    """One call to `score` on a thread of its own."""
+class ScoringCall:
+    """One call to a reward's `score`, on a daemon thread of its own, in a copy of the caller's context.
+
+    Args:
+        reward: What scores.
+        candidates: What is scored.
+    """
 
     def __init__(self, reward: Reward, candidates: Sequence[Candidate]) -> None:
-        self.scope, self.done = scope.Scope(), threading.Event()
+        self._reward = reward
+        self._scope, self._done = scope.Scope(), threading.Event()
         self._scores: list[Score] = []
         self._error: BaseException | None = None
         context = contextvars.copy_context()
-        context.run(scope.current.set, self.scope)
-        run = threading.Thread(
-            target=context.run, args=(self._run, reward, candidates), name="aisp-scoring", daemon=True
-        )
-        run.start()
+        context.run(scope.current.set, self._scope)
+        threading.Thread(target=context.run, args=(self._run, candidates), name="aisp-scoring", daemon=True).start()
 
-    def result(self) -> list[Score]:
+    def within(self, deadline: float | None = None, cancel: threading.Event | None = None) -> list[Score]:
+        """Wait for the scores, but no longer than a deadline or until an event is set; then the call is given up.
+
+        Raises:
+            ScoringStoppedError: The deadline passed, or the event was set.
+            RewardError: As `Reward.score` does.
+        """
+        try:
+            while not self._done.wait(_seconds(deadline, cancel)):
+                _check_time(self._reward, deadline, cancel)
+        except BaseException:
+            self.give_up()
+            raise
         if self._error is not None:
             raise self._error
         return self._scores
 
-    def _run(self, reward: Reward, candidates: Sequence[Candidate]) -> None:
+    def give_up(self) -> None:
+        """Cancel what runs for it, and let nothing more begin."""
+        self._scope.give_up()
+
+    def _run(self, candidates: Sequence[Candidate]) -> None:
         try:
-            self._scores = reward.score(candidates)
+            self._scores = self._reward.score(candidates)
         except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is
             self._error = error
         finally:
-            self.done.set()
+            self._done.set()
 
 
 def _seconds(until: float | None, cancel: threading.Event | None) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from aisp.engines.base import Engine, Finished, Flight, Progress
 from aisp.errors import ConfigurationError, EngineError
 from aisp.records import Prefix, Proposal, Rollout
+from aisp.search.plan import ceil_div
 from aisp.search.request import Request
 from aisp.search.state import SearchState
 from aisp.strategies.base import Strategy, is_asynchronous
@@ -42,7 +43,7 @@ class Draws:
         request: What is asked for.
         strategy: Proposes.
         in_flight: Responses in the making at most.
-        worth: Tells how many of so many further responses are worth it, given those in the making.
+        worth: Tells how many of so many further responses are worth it, given those that are not scored yet.
         progress: Called between decode steps with the number of new tokens.
     """
 
@@ -66,6 +67,7 @@ class Draws:
         self._flight: Flight | None = None
         self._asked: list[tuple[Proposal, int]] = []
         self._pending: dict[int, Proposal] = {}
+        self._done: list[Proposal] = []
         self._generated = 0
         self._handed_out = 0
 
@@ -83,12 +85,11 @@ class Draws:
         """Tokens that were generated of responses that have not ended."""
         return self._generated - self._handed_out
 
-    def exhausted(self, state: SearchState) -> bool:
-        """Return whether nothing is being written and nothing further is worth it."""
-        return not self._pending and self._room(state) < 1
-
     def next(self, state: SearchState, strategy_state: Any) -> list[Drawn]:
-        """Ask for what there is room for, and return what ends next.
+        """Ask for what there is room for and is worth it, and return what ends next; nothing where nothing is written.
+
+        The first to be handed out are half of what was asked for first: a reward that calibrates itself has to see
+        several at once, and a strategy knows little from fewer.
 
         Raises:
             EngineError: Decoding failed.
@@ -98,16 +99,18 @@ class Draws:
         if asynchronous or not self._pending:
             self._ask(state, strategy_state)
         found: dict[int, Rollout] = {}
-        flight = self._flight
-        while flight is not None and self._pending and not (found and asynchronous):
+        flight, enough = self._flight, len(self._pending)
+        if asynchronous:
+            enough = 1 if self._handed_out else ceil_div(enough, 2)
+        while flight is not None and self._pending and len(found) < enough:
             for place, rollout in _ended(flight, self._count):
                 self._pending.pop(place)
                 found[place] = rollout
-        # In a round as it was proposed, else as they ended, which is one moment for all of these.
         drawn = [
             Drawn(proposal=self._asked[place][0], rollout=found[place], known=self._asked[place][1])
-            for place in sorted(found)
+            for place in (found if asynchronous else sorted(found))  # as they ended, or as they were proposed
         ]
+        self._done += [one.proposal for one in drawn]
         self._handed_out += sum(len(one.rollout.tokens) - one.rollout.kept_tokens for one in drawn)
         return drawn
 
@@ -117,7 +120,7 @@ class Draws:
             return
         proposals = self._propose(strategy_state, room)
         if not proposals:
-            if not self._pending:
+            if not self._pending and not state.unscored:
                 raise ConfigurationError(
                     f"the strategy {self._strategy.name} proposed nothing; propose(state, n) returns 1 to n proposals"
                 )
@@ -131,8 +134,9 @@ class Draws:
         self._asked += [(proposal, state.told) for proposal in proposals]
 
     def _room(self, state: SearchState) -> int:
-        room = min(self._in_flight, state.left) - len(self._pending)
-        return self._worth(tuple(self._pending.values()), room) if room > 0 else 0
+        room = min(self._in_flight, state.left - state.unscored) - len(self._pending)
+        unscored = self._done[len(self._done) - state.unscored :]
+        return self._worth((*self._pending.values(), *unscored), room) if room > 0 else 0
 
     def _propose(self, strategy_state: Any, room: int) -> Sequence[Proposal]:
         if is_asynchronous(self._strategy):

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aisp.records import FloatArray
-from aisp.search.guard import PLAIN_SAMPLES, is_plain
+from aisp.records import FloatArray, Proposal
+from aisp.search.guard import PLAIN_SAMPLES, begins_plainly, is_plain
 from aisp.search.trace import Response
 
 DEFAULT_PRICE = 0.01
@@ -70,20 +70,21 @@ class Prospect:
         return int(np.count_nonzero(gains >= price))  # they fall
 
 
-def prospect_of(responses: Sequence[Response]) -> Prospect | None:
-    """Return what a further response may bring; None where too little is known.
+def prospect_of(responses: Sequence[Response], unscored: Sequence[Proposal] = ()) -> Prospect | None:
+    """Return what a further response may bring; None where too little is known, as before the first plain samples are.
 
     Args:
         responses: All that might have been returned, in the order in which they ended.
+        unscored: What is to come.
     """
-    if len(responses) < FEWEST:
+    plain = np.array(list(map(is_plain, responses)), dtype=bool)
+    if len(responses) < FEWEST or (plain.sum() < PLAIN_SAMPLES and any(map(begins_plainly, unscored))):
         return None
     rewards = np.array([response.reward if response.score.usable else -np.inf for response in responses])
     usable = np.isfinite(rewards)
     levels, counts = np.unique(rewards[usable], return_counts=True)
     if len(levels) < 2:
         return None
-    plain = np.array([is_plain(response) for response in responses])
     rewards = rewards / np.abs(levels).max()  # whose squares are finite
     spread = _spread(rewards[usable & plain][:PLAIN_SAMPLES]) or _spread(rewards[usable])
     passed = len(levels) == 2 and levels[0] == 0

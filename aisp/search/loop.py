@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +31,10 @@ from aisp.search.doubts import doubts
 from aisp.search.draws import Drawn, Draws
 from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
 from aisp.search.gain import Prospect, prospect_of
-from aisp.search.guard import PLAIN_SAMPLES, Bounds, Guard, begins_plainly, is_plain
+from aisp.search.guard import Bounds, Guard
 from aisp.search.plan import Plan
 from aisp.search.request import Request
-from aisp.search.scoring import Parse, Scoring, Settle
+from aisp.search.scoring import Parse, Scoring, Settle, Unscored, has_async_part
 from aisp.search.state import SearchState
 from aisp.search.stopping import Stops, explain_nothing_left
 from aisp.search.told import Told
@@ -152,23 +154,25 @@ class Search:
         while True:
             self._told = Told(given.strategy, self._context())
             self._guard = Guard() if given.guarded and given.reward is not None else None
-            chosen, stopped_by = None, self._stopped_by()
             in_flight = given.plan.in_flight if is_asynchronous(given.strategy) else given.plan.num_samples
-            with Draws(
-                given.engine, prefix, self._request, given.strategy, in_flight, self._worth, self._progress
-            ) as draws:
-                while stopped_by is None:
-                    responses = self._take(draws.next(state, self._told.state))
+            with (
+                Draws(
+                    given.engine, prefix, self._request, given.strategy, in_flight, self._worth, self._progress
+                ) as draws,
+                closing(self._ended(draws, in_flight)) as ended,
+            ):
+                for unscored in ended:
+                    yield from map(ResponseScored, self._take(unscored))
                     if self._round_is_full:
                         state.count_round(blocks=self._blocks)
-                    stopped_by = self._stopped_by() or ("converged" if draws.exhausted(state) else None)
-                    yield from map(ResponseScored, responses)
-                    if stopped_by is not None:
-                        self._hold_to_bounds(None if self._guard is None else self._guard.close())
-                        chosen = self._choose()
-                    if state.open and (stopped_by is not None or self._round_is_full):
-                        yield from self._close_round(chosen)
+                        if self._stopped_by() is None:
+                            yield from self._close_round(None)
                 state.forward_tokens += draws.unused_tokens
+            stopped_by = self._stopped_by() or "converged"
+            self._hold_to_bounds(None if self._guard is None else self._guard.close())
+            chosen = self._choose()
+            if state.open:
+                yield from self._close_round(chosen)
             if chosen is None or not chosen.rollout.paused or stopped_by in ("deadline", "cancelled"):
                 break
             state.commit(self._next_block(state.block, chosen.rollout), chosen)
@@ -197,27 +201,61 @@ class Search:
         spent, limits = (0 if last is None else self._state.spent), self._request.limits
         return next_block(self._with.plan, spent, self._with.commit_tokens, limits.max_tokens, last, committed)
 
-    def _take(self, drawn: Sequence[Drawn]) -> list[Response]:
-        """Score what has ended, and tell the strategy; what was cut short is of use only if there is nothing else."""
+    def _ended(self, draws: Draws, in_flight: int) -> Generator[Unscored]:
+        """Yield what has ended, to be taken in that order.
+
+        A reward that waits for something outside of this process is asked at once, while others are being written: the
+        scores of as many responses as are in flight may be on their way. Which are is a matter of their number and
+        never of the clock.
+        """
+        state, waiting = self._state, deque[Unscored]()
+        reward = self._with.reward
+        overlaps = is_asynchronous(self._with.strategy) and reward is not None and has_async_part(reward)
+        try:
+            while self._stopped_by() is None:
+                drawn = draws.next(state, self._told.state)
+                if not drawn and not waiting:  # no further response is worth it
+                    return
+                if drawn:
+                    waiting.append(self._scoring.begin(drawn, self._of_use(drawn), ahead=overlaps))
+                    state.unscored += len(drawn)
+                most, due = in_flight if overlaps and state.told else 0, not drawn or state.cut_by is not None
+                while waiting and (due or state.unscored > most):
+                    state.unscored -= len(waiting[0])
+                    yield waiting.popleft()
+                    due = state.cut_by is not None
+                    if self._stopped_by() is not None and not due:
+                        return
+        finally:
+            for unscored in waiting:
+                unscored.give_up()
+                state.forward_tokens += unscored.forward_tokens
+            state.unscored = 0
+
+    def _of_use(self, drawn: Sequence[Drawn]) -> list[int]:
+        """Return the places of what is complete; what was cut short is of use only if there is nothing else."""
         state = self._state
-        rollouts = [one.rollout for one in drawn]
-        state.spent += len(rollouts)
-        state.forward_tokens += sum(rollout.forward_tokens for rollout in rollouts)
-        complete = [row for row, rollout in enumerate(rollouts) if rollout.finish_reason != "cancelled"]
-        rows = complete
-        if len(complete) < len(rollouts):  # the time ran out: what is complete may still be the best
-            state.cut_by = "cancelled" if self._cancelled else "deadline"
-            if not complete and state.best is None and not self._cancelled:
-                rows = list(range(len(rollouts)))
-        responses = self._scoring.responses(state, [drawn[row] for row in rows], [rollouts[row] for row in rows])
-        bounds = None
+        complete = [row for row, one in enumerate(drawn) if one.rollout.finish_reason != "cancelled"]
+        if len(complete) == len(drawn):
+            return complete
+        state.cut_by = "cancelled" if self._cancelled else "deadline"  # what is complete may still be the best
+        if not complete and state.best is None and not self._cancelled:
+            return list(range(len(drawn)))
+        return complete
+
+    def _take(self, unscored: Unscored) -> list[Response]:
+        """Score what has ended, and tell the strategy."""
+        state, drawn = self._state, unscored.drawn
+        state.spent += len(drawn)
+        state.forward_tokens += unscored.forward_tokens
+        responses, bounds = self._scoring.finish(state, unscored), None
         if self._guard is not None:
             bounds = self._guard.learn(responses)
             responses = [self._guard.judged(response) for response in responses]
         state.open += responses
         state.best = best_of(responses, state.best, paused=self._blocks)
         if state.cut_by is None:
-            own = state.block.to_block(rollouts)
+            own = state.block.to_block([one.rollout for one in drawn])
             self._told.tell([one.proposal for one in drawn], own, [response.score for response in responses])
         self._hold_to_bounds(bounds)
         return responses
@@ -275,25 +313,19 @@ class Search:
             return "patience"
         return None
 
-    def _worth(self, pending: Sequence[Proposal], room: int) -> int:
-        """Return how many of so many further responses are expected to gain what they cost.
-
-        All of them, as long as the first plain samples are being written.
-        """
+    def _worth(self, unscored: Sequence[Proposal], room: int) -> int:
+        """Return how many of so many further responses are expected to gain what they cost."""
         price = self._with.stops.response_price
-        if not price:
+        if not price or (prospect := self._prospect(unscored)) is None:
             return room
-        first = sum(map(is_plain, self._state.own_responses)) < PLAIN_SAMPLES and any(map(begins_plainly, pending))
-        prospect = None if first else self._prospect()
-        if prospect is None:
-            return room
-        return prospect.worth(price, len(pending), room, together=not is_asynchronous(self._with.strategy))
+        return prospect.worth(price, len(unscored), room, together=not is_asynchronous(self._with.strategy))
 
-    def _prospect(self) -> Prospect | None:
+    def _prospect(self, unscored: Sequence[Proposal] = ()) -> Prospect | None:
         """Return what a further response of the block may bring; None where nothing is known of it."""
         if self._with.reward is None:
             return None
-        return prospect_of([r for r in self._state.own_responses if self._blocks or not r.rollout.paused])
+        responses = [r for r in self._state.own_responses if self._blocks or not r.rollout.paused]
+        return prospect_of(responses, unscored)
 
     def _choose(self) -> Response | None:
         """Return the block's response: the best, unless the strategy has a rule of its own."""

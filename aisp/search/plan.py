@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aisp.engines.base import DEFAULT_WIDTH
 from aisp.errors import ConfigurationError
 
 DEFAULT_BUDGET = 64
-DEFAULT_SAMPLES = 16
 _LEAST_IN_FLIGHT = 8
 
 
@@ -32,10 +32,10 @@ class Plan:
         return min(self.num_samples, max(_LEAST_IN_FLIGHT, self.budget // 4))
 
 
-def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | None) -> Plan:
+def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | None, width: int = DEFAULT_WIDTH) -> Plan:
     """Find what is missing of budget = num_samples x num_rounds.
 
-    Any two determine the third. Where fewer are given, the budget is 64, and a round has 16.
+    Any two determine the third. Where fewer are given, the budget is 64, and a round has `width`.
 
     Raises:
         ConfigurationError: A number below 1, or three that disagree.
@@ -47,7 +47,7 @@ def make_plan(budget: int | None, num_samples: int | None, num_rounds: int | Non
         both = num_samples is not None and num_rounds is not None
         budget = (num_samples or 1) * (num_rounds or 1) if both else DEFAULT_BUDGET
     if num_samples is None:
-        num_samples = min(DEFAULT_SAMPLES, budget) if num_rounds is None else ceil_div(budget, num_rounds)
+        num_samples = min(width, budget) if num_rounds is None else ceil_div(budget, num_rounds)
     rounds = ceil_div(budget, num_samples)
     if num_rounds is not None and num_rounds != rounds:
         raise ConfigurationError(

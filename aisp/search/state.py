@@ -22,7 +22,8 @@ class SearchState:
         rounds: All that are over.
         open: Responses of the round that is not.
         opened: When it began, in seconds of the search's clock.
-        spent: Responses drawn.
+        spent: Responses drawn and scored.
+        unscored: Responses that have ended and are being scored.
         forward_tokens: Response tokens that the model's body was run over.
         committed: What the blocks before this one wrote; None at the start.
         text: What was handed out of it.
@@ -40,6 +41,7 @@ class SearchState:
     open: list[Response] = field(default_factory=list)
     opened: float = 0.0
     spent: int = 0
+    unscored: int = 0
     forward_tokens: int = 0
     committed: Response | None = None
     text: str = ""
@@ -56,13 +58,13 @@ class SearchState:
 
     @property
     def left(self) -> int:
-        """Responses that this block may still draw, those in the making among them."""
+        """Responses that this block may still draw, those in the making and those unscored among them."""
         allowed = self.block.budget + (self.block.reserve if self.best is None else 0)
         return allowed - self.told
 
     @property
     def told(self) -> int:
-        """Responses of this block that have ended."""
+        """Responses of this block that the strategy was told of."""
         return self.spent - self.spent_before
 
     @property

@@ -11,7 +11,7 @@ What a strategy or an estimate should find is a sum over a table here:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -281,6 +281,7 @@ class ToyReward:
     """
 
     name = "toy"
+    is_async = False
 
     def __init__(self, function: Callable[[Ids], float], partial: bool = False) -> None:
         self.function = function
@@ -288,6 +289,9 @@ class ToyReward:
 
     def session(self) -> ToyReward:
         return self
+
+    def leaves(self) -> Iterator[ToyReward]:
+        yield self
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         return [Score(value=self.function(ids_of(candidate.text))) for candidate in candidates]

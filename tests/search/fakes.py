@@ -15,6 +15,7 @@ class FakeReward:
 
     name = "fake"
     partial = False
+    is_async = False
 
     def __init__(self, function: Callable[[str], float | Score]) -> None:
         self.function = function
@@ -23,6 +24,9 @@ class FakeReward:
     def session(self):
         self.sessions += 1
         return self
+
+    def leaves(self):
+        yield self
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         values = [self.function(candidate.text) for candidate in candidates]

@@ -25,6 +25,7 @@ class Recording:
         self.steered = steered
         self.told = []
         self.pending = []
+        self.ahead = []
 
     def init(self, context):
         self.told = []
@@ -33,6 +34,7 @@ class Recording:
     def propose(self, state, n, pending=()):
         context, updates = state
         self.pending.append((n, len(pending)))
+        self.ahead.append(sum(asked for asked, _ in self.pending) - len(self.told))
         shift = np.zeros((1, 4), dtype=np.float32) if self.steered else None
         seeds = [row_seed(context.root_seed, updates, row) for row in range(n)]
         return tuple(Proposal(seed=seed, sampling=Sampling(), shift=shift) for seed in seeds)

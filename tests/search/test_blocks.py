@@ -261,3 +261,18 @@ def test_proposals_are_moved_behind_what_is_committed(tiny):
     [everywhere] = block.to_response([Proposal(seed=1, shift=shift[:1])])
     assert (everywhere.shift == shift[:1]).all()
     assert Block(budget=4).to_response([Proposal(seed=1)])[0].kept is NO_TOKENS
+
+
+def test_a_block_is_its_share_of_the_response_in_what_a_strategy_is_told():
+    block = Block(budget=4, length=6)
+    told = block.context(root_seed=1, num_samples=16, max_tokens=24, partial=True, kl_budget=None)
+    assert (told.block_share, told.max_tokens, told.num_samples, told.budget) == (0.25, 6, 4, 4)
+    whole = Block(budget=4).context(root_seed=1, num_samples=2, max_tokens=24, partial=True, kl_budget=None)
+    assert (whole.block_share, whole.max_tokens, whole.num_samples) == (1.0, 24, 2)
+
+
+def test_the_budget_is_shared_among_the_blocks_that_the_tokens_make():
+    first = next_block(Plan(budget=20, num_samples=4), 0, 6, 25, None, None)
+    assert (first.budget, first.reserve, first.start) == (4, 12, 0), "five blocks, one response left for each other"
+    only = next_block(Plan(budget=20, num_samples=4), 0, None, 25, None, None)
+    assert (only.budget, only.reserve, only.length) == (20, 0, None)

@@ -17,7 +17,7 @@ from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.strategies import AISP, Info, TiltedRestart
 from aisp.strategies.best_of_n import BestOfN
-from aisp.strategies.tilted_restart import restarts
+from aisp.strategies.tilted_restart import tree
 from aisp.testing.toy import Toy, ToyEngine, ToyReward
 from tests.engines.build import ChangedFlight
 from tests.search.fakes import Searches
@@ -71,7 +71,7 @@ def search(strategy, seed, toy, budget=24, n=8, reward=reward, engine=None, part
 @pytest.mark.parametrize(("temperature", "tilt_nats"), [(1.0, 0.0), (0.7, 0.0), (1.0, 0.1)])
 def test_weighted_sums_are_those_of_the_table(ends, tilt_nats, temperature, reward, monkeypatch):
     # With the first few responses alone, cuts are so uneven that no 300 searches see what they leave out.
-    monkeypatch.setattr(restarts, "expected_improvement", lambda parents, *others: np.ones(len(parents)))
+    monkeypatch.setattr(tree, "expected_improvement", lambda parents, *others: np.ones(len(parents)))
     toy, sampling = Toy(ends=ends), Sampling(temperature=temperature)
     responses, law = toy.responses(), toy.probabilities(sampling)
     values = np.array([reward(ids) for ids in responses])

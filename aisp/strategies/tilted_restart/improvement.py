@@ -4,7 +4,8 @@ The expected reward of a response moves with each of its tokens, and two respons
 they part. So rewards are modelled as a Gaussian process on the prefix tree: a Brownian motion along each branch, which
 has covered a variance of k^(1/4) after k tokens, in units of what a whole response covers, since first tokens decide
 most. Given all rewards so far, its law is exact after one pass up the tree and one down (Gaussian belief propagation),
-and yields for each prefix the mean and the variance of a response that goes on from there. The expected improvement
+and yields for each prefix the mean and the variance of a response that goes on from there. Where a run of tokens leads
+past nothing, variances add up, so that only junctions pass messages: a few for each response. The expected improvement
 E[max(r - best, 0)] (Mockus 1975; Jones, Schonlau and Welch 1998) is high behind prefixes of good responses and behind
 prefixes that little is known of. It falls as tries behind a prefix fail.
 
@@ -14,12 +15,19 @@ expected best of n distinct rewards: to beat n tied responses is as rare as to b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+from scipy.stats import rankdata
 
 from aisp.records import FloatArray
+
+IntArray = NDArray[np.int64]
+ComplexArray = NDArray[np.complex128]
 
 # Variances of normal scores: of their mean, of the part that tokens decide, and of the rest. The second is two to
 # four times its maximum-likelihood value on rewards of searches, whose best lie further out than a normal law's.
@@ -29,9 +37,7 @@ _OF_MEAN, _OF_TOKENS, _OF_REST = 1.0, 4.0, 0.05
 _EXPONENT = 0.25
 
 
-def expected_improvement(
-    parents: list[int], depths: list[int], ends: list[int], rewards: Sequence[float]
-) -> FloatArray:
+def expected_improvement(parents: IntArray, depths: IntArray, ends: IntArray, rewards: Sequence[float]) -> FloatArray:
     """Return the expected improvement on the best response, for each prefix at which a new one may leave the tree.
 
     Args:
@@ -44,44 +50,81 @@ def expected_improvement(
         Shape (nodes,), >= 0, in units of normal scores.
     """
     n = len(rewards)
-    normal_scores, best = norm.ppf((rankdata(rewards) - 0.5) / n), norm.ppf((n - 0.5) / n)
-    lengths = np.array(depths, dtype=float)
-    covered = _OF_TOKENS * (lengths / lengths[ends].mean()) ** _EXPONENT
-    steps = covered - covered[parents]
-    means, variances = _posterior(parents, steps.tolist(), ends, normal_scores.tolist())
+    normal_scores, best = ndtri((rankdata(rewards) - 0.5) / n), ndtri((n - 0.5) / n)
+    lengths = np.arange(depths.max() + 1)
+    covered = (_OF_TOKENS * (lengths / depths[ends].mean()) ** _EXPONENT)[depths]
+    means, variances = _posterior(parents, covered, ends, normal_scores)
     spread = np.sqrt(variances + np.maximum(_OF_TOKENS - covered, 0.0) + _OF_REST)
     gap = (means - best) / spread
-    return np.asarray(spread * np.maximum(norm.pdf(gap) + gap * norm.cdf(gap), 0.0))
+    density = np.exp(-0.5 * gap**2) / math.sqrt(2.0 * math.pi)
+    return np.asarray(spread * np.maximum(density + gap * ndtr(gap), 0.0))
 
 
 def _posterior(
-    parents: list[int], steps: list[float], ends: list[int], values: list[float]
+    parents: IntArray, covered: FloatArray, ends: IntArray, values: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and variance of the motion at each node, given noisy values at some, each of shape (nodes,).
 
     Args:
         parents: The node before each.
-        steps: Variance that the motion covers from there.
+        covered: Variance that the motion has covered at each.
         ends: Nodes with a value.
         values: That of each.
     """
-    # Messages up the tree: what a node's branches tell of it, as precision and precision times mean.
-    precision, weighted = [0.0] * len(parents), [0.0] * len(parents)
-    for node, value in zip(ends, values, strict=True):
-        precision[node] += 1.0 / _OF_REST
-        weighted[node] += value / _OF_REST
-    for node in range(len(parents) - 1, 0, -1):
-        passed = 1.0 / (1.0 + steps[node] * precision[node])
-        precision[parents[node]] += passed * precision[node]
-        weighted[parents[node]] += passed * weighted[node]
-    # Messages down the tree: what the rest tells of a node is its parent's law without this branch's message.
-    variances = [1.0 / (1.0 / _OF_MEAN + precision[0])] * len(parents)
-    means = [variances[0] * weighted[0]] * len(parents)
-    for node in range(1, len(parents)):
-        before, passed = parents[node], 1.0 / (1.0 + steps[node] * precision[node])
-        others = 1.0 / variances[before] - passed * precision[node]
-        mean = (means[before] / variances[before] - passed * weighted[node]) / others
-        variance = 1.0 / others + steps[node]
-        variances[node] = 1.0 / (1.0 / variance + precision[node])
-        means[node] = variances[node] * (mean / variance + weighted[node])
-    return np.array(means), np.array(variances)
+    lasts, origins = _runs(parents, ends)
+    steps = covered[lasts] - covered[origins]
+    places = np.searchsorted(lasts, ends)
+    heard = np.bincount(places, minlength=len(lasts)) + 1j * np.bincount(places, values, minlength=len(lasts))
+    above, below = _messages(np.searchsorted(lasts, origins), steps, np.asarray(heard / _OF_REST, dtype=np.complex128))
+    # Inside a run, the motion is a bridge: each node hears of both ends, by their distance.
+    run = np.repeat(np.arange(len(lasts)), np.diff(lasts, prepend=-1))
+    walked = covered - covered[origins][run]
+    known = _passed(above[run], walked) + _passed(below[run], steps[run] - walked)
+    return known.imag / known.real, 1.0 / known.real
+
+
+def _runs(parents: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the last node of each run, and the node that it goes out from, each of shape (runs,).
+
+    A run leads from one junction to the next: the root, the ends, and wherever responses part. Its nodes are
+    consecutive numbers. The first run is the root alone, which goes out from itself.
+    """
+    inside = np.bincount(parents[1:], minlength=len(parents)) == 1
+    inside[:-1] &= parents[1:] == np.arange(len(parents) - 1)
+    inside[0] = inside[ends] = False
+    lasts = np.flatnonzero(~inside)
+    return lasts, parents[np.append(0, lasts[:-1] + 1)]
+
+
+def _messages(origins: IntArray, steps: FloatArray, heard: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
+    """Return what both ends of each run are told from outside it.
+
+    A message says what is known of a node, as precision + i * precision * mean, so that messages add up.
+
+    Args:
+        origins: The run at whose last node each run goes out, shape (runs,): an earlier one.
+        steps: Variance that the motion covers along each.
+        heard: What the values at its last node tell of that node.
+
+    Returns:
+        What all but the run tells of the node that it goes out from, and what the values and the runs at its last node
+        tell of that one, each of shape (runs,).
+    """
+    runs = list(zip(origins.tolist(), steps.tolist(), strict=True))
+    below, passed = heard.tolist(), [0j] * len(runs)
+    for run in range(len(runs) - 1, 0, -1):
+        origin, step = runs[run]
+        passed[run] = _passed(below[run], step)
+        below[origin] += passed[run]
+    above, known = [complex(1.0 / _OF_MEAN)], below.copy()
+    known[0] += above[0]
+    for run in range(1, len(runs)):
+        origin, step = runs[run]
+        above.append(known[origin] - passed[run])
+        known[run] += _passed(above[run], step)
+    return np.array(above), np.array(below)
+
+
+def _passed(message: Any, step: Any) -> Any:
+    """Return what a message (or each of many) tells after a step of so much variance."""
+    return message / (1.0 + step * message.real)

@@ -67,16 +67,15 @@ def fit_linear(bags: FloatArray, rewards: FloatArray) -> LinearReward | None:
         return None
     target = target / scale
     along = vectors.T @ target
-    errors, duals = [], []
-    for penalty in _PENALTIES * values[-1]:
-        dual = vectors @ (along / (values + penalty))
-        leverage = (vectors**2 @ (values / (values + penalty))) + 1.0 / n
-        residual = penalty * dual  # target - K dual
-        errors.append(float(np.square(residual / (1.0 - leverage)).sum()))
-        duals.append(dual)
+    penalties = _PENALTIES * values[-1]
+    shrunk = 1.0 / (values[:, None] + penalties)  # for each eigenvector and penalty
+    duals = vectors @ (along[:, None] * shrunk)
+    leverages = vectors**2 @ (values[:, None] * shrunk) + 1.0 / n
+    residuals = penalties * duals  # target - K dual
+    errors = np.square(residuals / (1.0 - leverages)).sum(0)
     best = int(np.argmin(errors))
     of_mean = float(np.square(target).sum()) * (n / (n - 1)) ** 2  # the constant's own leave-one-out error
-    slope = scale * (centred.T @ duals[best])
+    slope = scale * (centred.T @ duals[:, best])
     return LinearReward(
-        slope=slope, r_squared=1.0 - errors[best] / of_mean, spread=float((centred @ slope).std(ddof=1))
+        slope=slope, r_squared=1.0 - float(errors[best]) / of_mean, spread=float((centred @ slope).std(ddof=1))
     )

@@ -17,114 +17,14 @@ tell these apart, and where they can tell none apart, the whole round starts fre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aisp.records import NO_TOKENS, FloatArray, Tokens
-from aisp.strategies.tilted_restart.improvement import expected_improvement
+from aisp.strategies.tilted_restart.tree import Explored
 from aisp.strategies.weights import normalise, tilt
-
-# A prefix whose untried tokens have less probability than this counts as exhausted. Rounding errors of bfloat16
-# log-probabilities are about as large.
-_LEAST_OPEN = 1e-3
-
-
-class Explored:
-    """The prefix tree of the responses drawn so far.
-
-    Args:
-        responses: All responses. Their `log_prior` must be of one law.
-    """
-
-    def __init__(self, responses: Iterable[Tokens]) -> None:
-        self._children: list[dict[int, int]] = [{}]  # the child nodes of each node, by token
-        self._tried: list[float] = [0.0]  # the model's probability of a node's children together
-        self._reach: list[float] = [1.0]  # the model's probability of a node's prefix
-        self._heads: list[tuple[Tokens, int]] = [(NO_TOKENS, 0)]  # a response with a node's prefix, and its length
-        self._parents: list[int] = [0]
-        self._ends: set[int] = set()
-        for response in responses:
-            node = 0
-            for t, (token, share) in enumerate(zip(response.ids, np.exp(response.log_prior).tolist(), strict=True)):
-                if token not in self._children[node]:
-                    self._children[node][token] = len(self._children)
-                    self._tried[node] += share
-                    self._children.append({})
-                    self._tried.append(0.0)
-                    self._reach.append(self._reach[node] * share)
-                    self._heads.append((response, t + 1))
-                    self._parents.append(node)
-                node = self._children[node][token]
-            self._ends.add(node)
-
-    def leaves(self, ids: Sequence[int]) -> int:
-        """Return after how many tokens a response leaves the tree, or its length if it stays inside."""
-        return len(self._path(ids)) - 1
-
-    def tried(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Return the tokens that were tried behind a prefix of the tree."""
-        return tuple(self._children[self._path(ids)[-1]])
-
-    def is_open(self, ids: Sequence[int]) -> NDArray[np.bool_]:
-        """Return where in a response of the tree something is left to try: before each token, shape (length,)."""
-        return self._is_open(self._path(ids)[:-1])
-
-    def open_parents(self, responses: Sequence[Tokens]) -> list[int]:
-        """Return the places of the responses that can be restarted from, the first of equal ones only."""
-        first = {response.ids: place for place, response in reversed(list(enumerate(responses)))}
-        return sorted(place for ids, place in first.items() if self.is_open(ids).any())
-
-    def exit_masses(self) -> FloatArray:
-        """Return the model's probability of leaving the tree behind each of its prefixes, shape (prefixes,)."""
-        left = 1.0 - np.array(self._tried)
-        masses = np.where(left > _LEAST_OPEN, self._reach * left, 0.0)
-        masses[list(self._ends)] = 0.0
-        return masses
-
-    def gains(self, rewards: Sequence[tuple[Tokens, float]]) -> FloatArray:
-        """Return the improvement expected behind each of the prefixes, shape (prefixes,).
-
-        Args:
-            rewards: At least one response of the tree, each with its reward.
-        """
-        ends = [self._path(tokens.ids)[-1] for tokens, _ in rewards]
-        depths = [length for _, length in self._heads]
-        return expected_improvement(self._parents, depths, ends, [reward for _, reward in rewards])
-
-    def cuts(self, response: Tokens, gains: FloatArray) -> FloatArray:
-        """Return unnormalised probabilities of a cut before each token of a response, shape (length,).
-
-        A cut's mass is its share of the entropy of all open places, times the gain there.
-        """
-        places = self._path(response.ids)[:-1]
-        masses = np.where(self._is_open(places), response.entropy, 0.0)
-        return np.asarray(masses / (masses.sum() or 1.0) * gains[places])
-
-    def head(self, prefix: int) -> Tokens:
-        """Return one of the prefixes as tokens."""
-        response, length = self._heads[prefix]
-        return response.head(length)
-
-    def exit_prefix(self, ids: Sequence[int]) -> int:
-        """Return the prefix behind which a response leaves the tree."""
-        return self._path(ids)[-1]
-
-    def _is_open(self, nodes: Sequence[int]) -> NDArray[np.bool_]:
-        tried = np.array([self._tried[node] for node in nodes])
-        return np.asarray(1.0 - tried > _LEAST_OPEN)
-
-    def _path(self, ids: Sequence[int]) -> list[int]:
-        """Return the nodes along a response, the root first, up to where it leaves the tree."""
-        nodes = [0]
-        for token in ids:
-            following = self._children[nodes[-1]].get(token)
-            if following is None:
-                break
-            nodes.append(following)
-        return nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,18 +103,17 @@ class Restarts:
 
 
 def restarts_from(
-    drawn: Iterable[Tokens],
+    explored: Explored,
     usable: Sequence[tuple[Tokens, float]],
     reward_temperature: Callable[[FloatArray], float | None],
 ) -> tuple[Restarts | None, float | None]:
     """Return what a round restarts from, and lambda; None and None where nothing is left to try.
 
     Args:
-        drawn: All responses before the round.
+        explored: The tree of all responses before the round.
         usable: Those of them that have a reward, with it.
         reward_temperature: Returns lambda for the parents' rewards, shape (parents,); None where they are tied.
     """
-    explored = Explored(drawn)
     places = explored.open_parents([tokens for tokens, _ in usable])
     if not places:
         return None, None
@@ -226,9 +125,9 @@ def restarts_from(
         tied = np.count_nonzero(rewards == rewards.max())
         fresh_share = tied * (tied - 1) / (len(parents) * (len(parents) - 1))
     weights, gains = parent_weights(rewards, temperature), explored.gains(usable)
-    masses = [weight * explored.cuts(parent, gains) for parent, weight in zip(parents, weights, strict=True)]
-    ends = np.cumsum([len(parent) for parent in parents])
-    cuts = tuple(np.split(_distribution(np.concatenate(masses)), ends[:-1]))
+    lengths = [len(parent) for parent in parents]
+    masses = _distribution(np.repeat(weights, lengths) * explored.cuts(parents, gains))
+    cuts = tuple(masses[end - length : end] for end, length in zip(np.cumsum(lengths), lengths, strict=True))
     return Restarts(explored, parents, weights, cuts, _distribution(exit_masses * gains), fresh_share), temperature
 
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -42,6 +42,7 @@ from aisp.strategies.base import Info, SearchContext
 from aisp.strategies.best_of_n import DEFAULT_SAMPLING
 from aisp.strategies.tilted_restart.linear import fit_linear
 from aisp.strategies.tilted_restart.restarts import Restarts, Start, restarts_from
+from aisp.strategies.tilted_restart.tree import Explored
 from aisp.strategies.weights import effective_sample_size, solve_reward_temperature
 
 # Ratio of a tilt's measured KL to the KL that the spread of the fitted rewards predicts. It is below 1, since much of
@@ -82,7 +83,7 @@ class TiltedRestartState:
     Args:
         tilt_nats: Upper limit of the tilt, in nats: the strategy's own, held to the request's `kl_budget`.
         population: Responses that have a reward.
-        drawn: Every response that was drawn.
+        explored: The tree of every response that was drawn.
         restarts: How the next responses start; None if they are written from the beginning.
         shift: u, float32 of shape (1, dim); None for no tilt.
         predicted_nats: What the fit predicts the shift to cost, in nats a token, uncorrected.
@@ -93,12 +94,17 @@ class TiltedRestartState:
     context: SearchContext
     tilt_nats: float
     population: tuple[Member, ...] = ()
-    drawn: tuple[Tokens, ...] = ()
+    explored: Explored = field(default_factory=Explored)
     restarts: Restarts | None = None
     shift: NDArray[np.float32] | None = None
     predicted_nats: float = 0.0
     kl_ratio: float = _FIRST_RATIO
     updates: int = 0
+
+    @property
+    def drawn(self) -> tuple[Tokens, ...]:
+        """Every response that was drawn."""
+        return self.explored.responses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +202,11 @@ class TiltedRestart:
         state = replace(
             state,
             population=state.population + new,
-            drawn=state.drawn + tuple(rollout.tokens for rollout in rollouts),
+            explored=state.explored.followed_by(rollout.tokens for rollout in rollouts),
             updates=state.updates + 1,
         )
         restarts, temperature = restarts_from(
-            state.drawn,
+            state.explored,
             [(member.rollout.tokens, member.reward) for member in state.population],
             lambda rewards: solve_reward_temperature(rewards, min(self.parents / len(rewards), 1.0)),
         )

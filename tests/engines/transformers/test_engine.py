@@ -306,9 +306,12 @@ def test_a_model_in_training_mode_is_refused():
 
 def test_the_scheduler_admits_first_come_first_served(model):
     engine = engine_of(model, eos=(), max_sequences=3)
-    with engine.start(engine.prefill(PROMPT), SAMPLES, Limits(max_tokens=7)) as flight:
-        handed = [[one.place for one in flight.wait()] for _ in range(2)]
-    assert handed == [[0, 1, 2], [3, 4, 5]]
+    prefix, limits = engine.prefill(PROMPT), Limits(max_tokens=7)
+    with engine.start(prefix, SAMPLES[:3], limits) as first, engine.start(prefix, SAMPLES[3:6], limits) as second:
+        assert len(second.wait()) == 3
+        steps = engine.stats().steps
+        assert len(first.wait()) == 3
+        assert engine.stats().steps == steps, "they had ended before"
 
 
 @pytest.mark.parametrize("kept", [0, 3])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from aisp.records import Proposal, Sampling
-from aisp.strategies.tilted_restart.restarts import Explored, Restarts, parent_weights, restarts_from
+from aisp.strategies.tilted_restart.restarts import Restarts, parent_weights, restarts_from
+from aisp.strategies.tilted_restart.tree import Explored
 from aisp.strategies.weights import solve_reward_temperature
 from aisp.testing.toy import Toy, ToyEngine, alike, next_token
 
@@ -43,6 +44,44 @@ def test_a_response_leaves_the_tree_where_no_other_begins_alike():
         assert explored.leaves(ids) == max(alike(ids, other) for other in known)
 
 
+def figures(explored):
+    """Return all that a tree tells."""
+    prefixes = [explored.head(prefix).ids for prefix in range(len(explored.exit_masses()))]
+    known = {response.ids for response in explored.responses}
+    return (
+        [(ids, explored.exit_prefix(ids), explored.tried(ids)) for ids in prefixes],
+        explored.exit_masses().tolist(),
+        [explored.is_open(ids).tolist() for ids in known],
+        [explored.leaves(ids) for ids in Toy(ends=True).responses()],
+    )
+
+
+def test_each_prefix_of_the_responses_is_there_once():
+    responses = drawn_of(Toy(ends=True), 12)
+    explored = Explored(responses)
+    prefixes = [explored.head(prefix).ids for prefix in range(len(explored.exit_masses()))]
+    assert sorted(prefixes) == sorted({response.ids[:t] for response in responses for t in range(len(response) + 1)})
+    assert [explored.exit_prefix(ids) for ids in prefixes] == list(range(len(prefixes)))
+
+
+def test_a_tree_that_grows_is_the_tree_of_all_its_responses():
+    responses, grown = drawn_of(Toy(ends=True), 12), Explored()
+    assert any(one.ids == other.ids for i, one in enumerate(responses) for other in responses[:i])
+    for n, response in enumerate(responses):
+        assert figures(grown) == figures(Explored(responses[:n]))
+        grown = grown.followed_by([response])
+    assert figures(Explored(responses[:5]).followed_by(responses[5:])) == figures(grown) == figures(Explored(responses))
+
+
+def test_a_tree_stays_what_it_was_when_others_grow_from_it():
+    responses = drawn_of(Toy(ends=True), 12)
+    tree, before = Explored(responses[:4]), figures(Explored(responses[:4]))
+    one, other = tree.followed_by(responses[4:8]), tree.followed_by(responses[8:])
+    assert figures(tree) == before
+    assert figures(one) == figures(Explored(responses[:8])) != figures(other)
+    assert figures(other) == figures(Explored(responses[:4] + responses[8:]))
+
+
 def test_parents_are_those_that_something_is_left_behind_each_once():
     [one] = drawn(1)
     assert Explored([one]).open_parents([one, one]) == [0]
@@ -58,7 +97,7 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(fresh_
     parents = tuple(responses[place] for place in explored.open_parents(responses))
     weights = parent_weights(np.arange(len(parents), dtype=float), 0.8)
     gains = np.random.default_rng(0).exponential(size=len(explored.exit_masses()))
-    masses = [weight * explored.cuts(parent, gains) for weight, parent in zip(weights, parents, strict=True)]
+    masses = [weight * explored.cuts([parent], gains) for weight, parent in zip(weights, parents, strict=True)]
     cuts = tuple(mass / np.sum(masses) for mass in masses)
     exits = explored.exit_masses() * gains
     restarts = Restarts(explored, parents, weights, cuts, exits / exits.sum(), fresh_share)
@@ -89,7 +128,7 @@ def test_the_law_of_leaving_the_tree_sums_to_one_and_is_that_of_the_draws(fresh_
 def test_cuts_are_in_proportion_to_weight_entropy_and_gain():
     responses = drawn(5)
     usable = [(response, float(i)) for i, response in enumerate(responses)]
-    restarts, _ = restarts_from(responses, usable, lambda _: 0.8)
+    restarts, _ = restarts_from(Explored(responses), usable, lambda _: 0.8)
     explored, gains = restarts.explored, restarts.explored.gains(usable)
     behind = {explored.head(prefix).ids: prefix for prefix in range(len(gains))}
     ratios = []
@@ -119,7 +158,7 @@ def test_exits_weigh_the_models_probability_of_leaving_the_tree():
 def test_fresh_responses_leave_the_tree_by_mass_and_gain():
     responses = drawn(4)
     usable = [(response, 0.0) for response in responses]
-    restarts, _ = restarts_from(responses, usable, lambda _: None)
+    restarts, _ = restarts_from(Explored(responses), usable, lambda _: None)
     masses, gains = restarts.explored.exit_masses(), restarts.explored.gains(usable)
     assert np.ptp(gains[masses > 0]) > 0
     np.testing.assert_allclose(restarts.exits, masses * gains / (masses @ gains))
@@ -135,7 +174,7 @@ def test_a_share_starts_fresh_where_rewards_are_tied():
 
     def fresh_share(rewards):
         usable = list(zip(parents, rewards, strict=True))
-        return restarts_from(responses, usable, lambda r: solve_reward_temperature(r, 2.0 / n))[0].fresh_share
+        return restarts_from(Explored(responses), usable, lambda r: solve_reward_temperature(r, 2.0 / n))[0].fresh_share
 
     assert fresh_share([float(i) for i in range(n)]) == 0.0
     assert fresh_share([0.0] * (n - 1) + [1.0]) == 0.0, "one that was found is gone on from"
@@ -146,9 +185,9 @@ def test_a_share_starts_fresh_where_rewards_are_tied():
 def test_no_share_starts_fresh_where_rewards_tell_parents_apart_or_one_parent_is_left():
     responses = drawn(6)
     tied = [(response, 1.0) for response in responses]
-    assert restarts_from(responses, tied, lambda _: None)[0].fresh_share == 1.0
-    assert restarts_from(responses, tied, lambda _: 0.8)[0].fresh_share == 0.0
-    assert restarts_from(responses[:1], tied[:1], lambda _: None)[0].fresh_share == 0.0
+    assert restarts_from(Explored(responses), tied, lambda _: None)[0].fresh_share == 1.0
+    assert restarts_from(Explored(responses), tied, lambda _: 0.8)[0].fresh_share == 0.0
+    assert restarts_from(Explored(responses[:1]), tied[:1], lambda _: None)[0].fresh_share == 0.0
 
 
 def test_parents_count_by_their_rewards_and_alike_where_these_are_tied():

@@ -134,6 +134,19 @@ def test_cuts_are_where_tokens_were_open_and_improvement_is_expected():
     assert (np.abs(share - expected) <= 4 * standard_error).all()
 
 
+def test_one_state_can_be_told_of_different_responses():
+    strategy = TiltedRestart(parents=1.0)
+    state, _, _ = after_a_round(strategy, linear_rewards())
+    before = strategy.propose(state, 8)
+    given = [(before[:1], [rollout_of(i)], scores_of([99.0])) for i in (20, 30)]
+    one, other = (strategy.update(state, *told)[0] for told in given)
+    again, _ = strategy.update(after_a_round(strategy, linear_rewards())[0], *given[0])
+    for i, after in ((20, one), (30, other), (20, again)):
+        assert {ids // 100 for p in strategy.propose(after, 8) for ids in p.kept.ids} == {i}
+        assert len(after.drawn) == 9
+    assert [(p.kept.ids, p.excluded) for p in strategy.propose(state, 8)] == [(p.kept.ids, p.excluded) for p in before]
+
+
 def test_what_was_tried_behind_a_prefix_is_not_drawn_again():
     strategy = TiltedRestart(parents=1.0)
     state, _, _ = after_a_round(strategy, [0, 0, 9, 0, 0, 0, 0, 0])
