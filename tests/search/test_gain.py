@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from aisp.errors import ConfigurationError, RewardWarning
 from aisp.records import NO_TOKENS, Candidate, Limits, Proposal, Rollout, Sampling, Score
 from aisp.rewards import Reward
 from aisp.search.gain import FEWEST, Prospect, prospect_of
+from aisp.search.loop import Search
 from aisp.search.plan import Plan
 from aisp.search.request import Request
 from aisp.search.stopping import Stops
@@ -21,6 +23,7 @@ from aisp.strategies import BestOfN
 from aisp.testing import FakeEngine
 from tests.search.fakes import FakeReward, Searches
 from tests.search.recorded import Recording
+from tests.search.test_overlap import Judge
 
 ROLLOUT = Rollout(tokens=NO_TOKENS, text="", finish_reason="stop", forward_tokens=0)
 CANDIDATE = Candidate(messages=[], text="")
@@ -68,10 +71,18 @@ def test_gains_are_told_in_the_rewards_own_spread():
 
 
 def test_the_spread_is_that_of_plain_samples():
-    values = np.random.default_rng(3).normal(size=32)
-    wider = [*(2 * values[:16]).tolist(), *(values[16:] + 10).tolist()]
-    narrow = [*values[:16].tolist(), *(values[16:] + 10).tolist()]
-    assert gain_of(wider, restarted_from=16) == pytest.approx(gain_of(narrow, restarted_from=16) / 2)
+    """Restarts that end before plain samples do are not counted among these."""
+    rng = np.random.default_rng(3)
+    early, plain, late = (rng.normal(size=16) for _ in range(3))
+
+    def gain(width):
+        responses = responses_of([*early.tolist(), *(width * plain).tolist(), *(late + 10).tolist()])
+        restart = responses_of([0.0], restarted_from=0)[0].proposal
+        return prospect_of(
+            [replace(r, proposal=restart) if not 16 <= i < 32 else r for i, r in enumerate(responses)]
+        ).gain()
+
+    assert gain(2.0) == pytest.approx(gain(1.0) / 2)
 
 
 def test_where_too_little_is_known_nothing_is_said():
@@ -208,6 +219,37 @@ def test_no_search_ends_before_its_first_plain_samples_have():
     assert places[0] > FEWEST, "sixteen others had passed by then"
     assert engine.drawn > 32 + FEWEST, "and more were begun meanwhile"
     assert alignment.stopped_by == "converged"
+
+
+def test_scores_that_are_on_their_way_are_waited_for():
+    """A judge is asked while others are being written; what it has not answered yet may still be the best."""
+    judge = Judge(capped)
+    engine = FakeEngine(LONG)
+    aligner = Searches(
+        engine,
+        Recording(asynchronous=True),
+        judge,
+        Plan(budget=64, num_samples=8),
+        stops=Stops(response_price=0.01),
+    )
+    alignment = aligner.align(Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=20), seed=1))
+    assert alignment.stopped_by == "converged"
+    assert FEWEST <= sum(judge.asked) == alignment.cost.responses == engine.drawn < 64
+
+
+def test_what_is_not_scored_yet_counts_as_being_written(monkeypatch):
+    engine, worth, told = FakeEngine(LONG), Search._worth, []
+
+    def noted(self, unscored, room):
+        told.append((len(unscored) + self._state.told, engine.drawn))
+        return worth(self, unscored, room)
+
+    monkeypatch.setattr(Search, "_worth", noted)
+    plan = Plan(budget=64, num_samples=8)
+    request = Request(messages=[], prompt_tokens=[1], limits=Limits(max_tokens=20), seed=1)
+    Searches(engine, Recording(asynchronous=True), Judge(), plan, stops=Stops(response_price=0.01)).align(request)
+    assert len(told) > 10
+    assert [known for known, _ in told] == [drawn for _, drawn in told]
 
 
 def test_equal_seeds_end_equally():
