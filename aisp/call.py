@@ -19,7 +19,6 @@ from aisp.records import Message
 from aisp.rewards import Reward
 from aisp.search.loop import Aligner
 from aisp.search.request import Request
-from aisp.search.stopping import Stops
 from aisp.settings import SearchSettings
 
 
@@ -51,7 +50,6 @@ def make_aligner(engine: Engine, call: Call) -> Aligner:
         ConfigurationError: Settings that contradict each other, or that the reward or the engine can't serve.
     """
     settings, rewarded = call.settings, call.reward is not None
-    stops = Stops(target_reward=settings.target_reward, patience=settings.patience, on_timeout=settings.on_timeout)
     return Aligner(
         engine,
         settings.make_strategy(rewarded=rewarded),
@@ -59,7 +57,7 @@ def make_aligner(engine: Engine, call: Call) -> Aligner:
         settings.make_plan(rewarded=rewarded, width=engine.width),
         parse=call.form.parse,
         settle=call.form.settle,
-        stops=stops,
+        stops=settings.make_stops(),
         kl_budget=settings.kl_budget,
         guarded=settings.guard is not None,
         commit_tokens=settings.commit_tokens,

@@ -13,14 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from threading import Event
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from aisp.engines.base import DEFAULT_WIDTH
 from aisp.errors import ConfigurationError
+from aisp.invalid import explain_invalid
 from aisp.records import Limits, Sampling
+from aisp.search.gain import DEFAULT_PRICE
 from aisp.search.plan import Plan, make_plan
+from aisp.search.stopping import Stops
 from aisp.strategies.aisp import AISP, PAPER, PAPER_ROUNDS, PAPER_SAMPLES
 from aisp.strategies.base import Strategy
 from aisp.strategies.registry import build_strategy, describe_strategy, explain_option, find_strategy
@@ -50,7 +53,7 @@ _MEANT = {
     "request_timeout": "timeout",
     "do_sample": "temperature (0 is greedy, None leaves it to the strategy)",
     "num_beams": "strategy='blockwise', strategy_options={'beams': ...} (beams of unfinished text)",
-    "early_stopping": "patience or target_reward",
+    "early_stopping": "budget='auto', patience or target_reward",
     "options": "strategy_options",
     "strategy_kwargs": "strategy_options",
     "sigma": "scale, an option of aisp: strategy='aisp', strategy_options={'scale': ...}",
@@ -83,7 +86,8 @@ class SearchFields(BaseModel):
             for, which it is made for), and one plain sample without.
         strategy_options: Options of the strategy that `strategy` names, as `{"parents": 3}`. An object has its own.
         preset: "paper" takes all of the paper's numbers (arXiv 2510.26219), for strategy "aisp".
-        budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards.
+        budget: Responses generated and scored, calibration included. 64 by default; 1 without rewards. "auto" draws as
+            many at most, and ends the search as soon as a further one is not expected to gain its `response_price`.
         num_samples: Responses in the making at once; by default 16, or 64 on CUDA, and a quarter of a smaller budget.
             A strategy that goes by rounds draws as many a round.
         num_rounds: Rounds. budget = num_samples x num_rounds, of which any two determine the third.
@@ -104,6 +108,9 @@ class SearchFields(BaseModel):
         on_timeout: "best" returns the best so far, "raise" raises `DeadlineExceededError`.
         target_reward: Stop as soon as the best reward is at least this.
         patience: Stop after this many rounds in a row without a better response.
+        response_price: What a response has to gain, in standard deviations of the reward over plain samples: none is
+            begun that is not expected to, once 16 have ended (of each block, with `commit_tokens`). 0 spends the
+            budget. 0.01 by default with `budget="auto"`, and 0 with a number.
 
     Raises:
         ValidationError: An unknown name, a value out of range, or a strategy or an option that does not exist.
@@ -114,7 +121,7 @@ class SearchFields(BaseModel):
     strategy: Any = None
     strategy_options: dict[str, Any] | None = None
     preset: Literal["paper"] | None = None
-    budget: int | None = Field(default=None, ge=1)
+    budget: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     num_samples: int | None = Field(default=None, ge=1)
     num_rounds: int | None = Field(default=None, ge=1)
     guard: Literal["typical"] | None = "typical"
@@ -130,6 +137,7 @@ class SearchFields(BaseModel):
     on_timeout: Literal["best", "raise"] = "best"
     target_reward: float | None = None
     patience: int | None = Field(default=None, ge=1)
+    response_price: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -170,7 +178,7 @@ class SearchSettings(SearchFields):
 
     def make_plan(self, *, rewarded: bool, width: int = DEFAULT_WIDTH) -> Plan:
         """Return the budget, and how much of it is in the making at once: `width`, unless something is set."""
-        given = (self.budget, self.num_samples, self.num_rounds)
+        given = (None if self.budget == "auto" else self.budget, self.num_samples, self.num_rounds)
         if not rewarded and given == (None, None, None):
             return Plan(budget=1, num_samples=1)
         budget, samples, rounds = given
@@ -180,6 +188,16 @@ class SearchSettings(SearchFields):
             else:
                 samples = min(PAPER_SAMPLES, budget)
         return make_plan(budget, samples, rounds, width)
+
+    def make_stops(self) -> Stops:
+        """Return what ends the search before its budget does."""
+        price = DEFAULT_PRICE if self.response_price is None and self.budget == "auto" else self.response_price
+        return Stops(
+            target_reward=self.target_reward,
+            patience=self.patience,
+            response_price=price,
+            on_timeout=self.on_timeout,
+        )
 
     def make_strategy(self, *, rewarded: bool) -> Strategy[Any]:
         """Return the strategy: the preset's numbers, its own options over these, and the request's sampling.
@@ -364,15 +382,3 @@ def _explained(name: str, value: Any, known: Sequence[str]) -> str:
         return f"{lead}: {option}"
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"{lead}; did you mean {close[0]}?" if close else f"{lead}; expected any of {', '.join(known)}"
-
-
-def explain_invalid(error: ValidationError) -> str:
-    """Return pydantic's complaints as one sentence each, without its links."""
-    said = []
-    for one in error.errors(include_url=False):
-        raised = one.get("ctx", {}).get("error")
-        place = ".".join(map(str, one["loc"]))
-        said.append(
-            str(raised) if isinstance(raised, ConfigurationError) else f"{place} is {one['input']!r}: {one['msg']}"
-        )
-    return "; ".join(said)

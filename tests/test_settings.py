@@ -36,6 +36,31 @@ def test_defaults():
     assert plan_of(rewarded=False) == Plan(budget=1, num_samples=1)
 
 
+def test_an_automatic_budget_is_the_default_one_with_a_price():
+    auto = SearchSettings(budget="auto")
+    assert (auto.make_plan(rewarded=True), auto.make_stops().response_price) == (plan_of(), 0.01)
+    assert auto.make_plan(rewarded=False).budget == 1
+    assert plan_of(budget="auto", num_samples=8, num_rounds=4) == Plan(budget=32, num_samples=8)
+    assert SearchSettings(budget="auto", response_price=0).make_stops().response_price == 0, "an explicit 0 is a 0"
+    assert SearchSettings(budget=128, response_price=0.02).make_stops().response_price == 0.02
+    assert SearchSettings(budget=128).make_stops().response_price is None
+    assert override(auto, {"budget": 8}).make_stops().response_price is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget": "many"}, "budget is 'many': .* integer.*, or input should be 'auto'$"),
+        ({"budget": 0}, "budget is 0: .* greater than or equal to 1, or input should be 'auto'$"),
+        ({"response_price": -1}, "response_price is -1"),
+        ({"stop": [1, 1]}, "stop.0 is 1: .*; stop.1 is 1: "),
+    ],
+)
+def test_a_value_that_no_setting_takes_is_told_in_one_sentence(given, message):
+    with pytest.raises(ConfigurationError, match=message):
+        read_settings(given)
+
+
 def test_the_papers_preset():
     paper = strategy_of(preset="paper")
     assert (paper.scale, paper.reward_temperature, paper.prior_shift) == (math.sqrt(0.5), 0.3, 0.999)

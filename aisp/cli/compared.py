@@ -15,7 +15,7 @@ from aisp.rewards.spec import parse_reward, parse_rewards
 from aisp.settings import SearchSettings
 
 # What ends a search before its budget, or makes its rounds those of blocks: no figure for each number of responses.
-_NOT_COMPARED = ("patience", "target_reward", "timeout", "on_timeout", "commit_tokens")
+_NOT_COMPARED = ("patience", "response_price", "target_reward", "timeout", "on_timeout", "commit_tokens")
 _FOLDERS = re.compile(r"(?<=:)[~.]{0,2}/[^:\s]*/")
 # The benchmark's own, one for all strategies.
 _ITS_OWN = ("budget", "num_rounds", "max_tokens", "seed")

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from aisp.errors import ConfigurationError
+from aisp.invalid import complaints
 from aisp.settings import SearchFields, SearchSettings, parse_strategy
 
 MODEL_PANEL, OUTPUT_PANEL = "Model", "Output"
@@ -56,7 +57,7 @@ LimitOption = Annotated[int | None, typer.Option("--limit", help="Answer this ma
 _PANELS = {
     "Search": ("strategy", "strategy_options", "preset", "budget", "num_samples", "num_rounds", "commit_tokens"),
     "Responses": ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "kl_budget"),
-    "Stopping": ("timeout", "on_timeout", "target_reward", "patience"),
+    "Stopping": ("timeout", "on_timeout", "target_reward", "patience", "response_price"),
 }
 _OTHERS = "Options of one strategy"
 _NAMES = {"strategy_options": "--option"}
@@ -100,7 +101,7 @@ def read_settings(given: Mapping[str, Any]) -> SearchSettings:
     try:
         return SearchSettings(**given)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_explained(one) for one in error.errors(include_url=False))) from error
+        raise ConfigurationError("; ".join(_explained(one) for one in complaints(error))) from error
 
 
 def read_strategy(spec: str, others: Mapping[str, Any]) -> SearchSettings:
@@ -144,7 +145,15 @@ def read_pairs(words: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def _value(name: str, said: Any) -> Any:
-    return read_pairs(said, _NAMES[name]) if _is_mapping(SearchSettings.model_fields[name]) else said
+    field = SearchSettings.model_fields[name]
+    if _is_mapping(field):
+        return read_pairs(said, _NAMES[name])
+    if isinstance(said, str) and {int, float} & {*_kinds(field)}:  # a number, or a word in its place
+        try:
+            return json.loads(said)
+        except ValueError:
+            return said
+    return said
 
 
 def _option(name: str, field: FieldInfo, helps: Mapping[str, str]) -> Any:
@@ -180,7 +189,8 @@ def _is_mapping(field: FieldInfo) -> bool:
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
     """Return what a field's annotation is a union of."""
     is_union = get_origin(field.annotation) in (Union, UnionType)
-    return get_args(field.annotation) if is_union else (field.annotation,)
+    kinds = get_args(field.annotation) if is_union else (field.annotation,)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
 
 
 def _helps() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +43,7 @@ class Draws:
         request: What is asked for.
         strategy: Proposes.
         in_flight: Responses in the making at most.
+        worth: Tells how many of so many further responses are worth it, given those that are not scored yet.
         progress: Called between decode steps with the number of new tokens.
     """
 
@@ -53,6 +54,7 @@ class Draws:
         request: Request,
         strategy: Strategy[Any],
         in_flight: int,
+        worth: Callable[[Sequence[Proposal], int], int],
         progress: Progress | None = None,
     ) -> None:
         self._engine = engine
@@ -60,10 +62,12 @@ class Draws:
         self._request = request
         self._strategy = strategy
         self._in_flight = in_flight
+        self._worth = worth
         self._progress = progress
         self._flight: Flight | None = None
         self._asked: list[tuple[Proposal, int]] = []
         self._pending: dict[int, Proposal] = {}
+        self._done: list[Proposal] = []
         self._generated = 0
         self._handed_out = 0
 
@@ -82,7 +86,7 @@ class Draws:
         return self._generated - self._handed_out
 
     def next(self, state: SearchState, strategy_state: Any) -> list[Drawn]:
-        """Ask for what there is room for, and return what ends next; nothing where nothing is in the making.
+        """Ask for what there is room for and is worth it, and return what ends next; nothing where nothing is written.
 
         The first to be handed out are half of what was asked for first: a reward that calibrates itself has to see
         several at once, and a strategy knows little from fewer.
@@ -106,11 +110,12 @@ class Draws:
             Drawn(proposal=self._asked[place][0], rollout=found[place], known=self._asked[place][1])
             for place in (found if asynchronous else sorted(found))  # as they ended, or as they were proposed
         ]
+        self._done += [one.proposal for one in drawn]
         self._handed_out += sum(len(one.rollout.tokens) - one.rollout.kept_tokens for one in drawn)
         return drawn
 
     def _ask(self, state: SearchState, strategy_state: Any) -> None:
-        room = min(self._in_flight, state.left - state.unscored) - len(self._pending)
+        room = self._room(state)
         if room < 1:
             return
         proposals = self._propose(strategy_state, room)
@@ -127,6 +132,11 @@ class Draws:
             self._flight.add(drawn)
         self._pending.update(enumerate(proposals, start=len(self._asked)))
         self._asked += [(proposal, state.told) for proposal in proposals]
+
+    def _room(self, state: SearchState) -> int:
+        room = min(self._in_flight, state.left - state.unscored) - len(self._pending)
+        unscored = self._done[len(self._done) - state.unscored :]
+        return self._worth((*self._pending.values(), *unscored), room) if room > 0 else 0
 
     def _propose(self, strategy_state: Any, room: int) -> Sequence[Proposal]:
         if is_asynchronous(self._strategy):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aisp.records import FloatArray, Rollout
+from aisp.records import FloatArray, Proposal, Rollout
 from aisp.search.scoring import vetoed
 from aisp.search.trace import Response
 from aisp.search.typicality import SPAN, WINDOW, repetition, window_surprisals
@@ -125,6 +125,9 @@ class Guard:
 def is_plain(response: Response) -> bool:
     """Return whether a response is a sample of the model, written to its end."""
     proposal = response.proposal
-    if proposal is None or response.rollout.paused or proposal.sampling.greedy:
-        return False
-    return not (proposal.kept.ids or proposal.excluded or proposal.steered)
+    return proposal is not None and begins_plainly(proposal) and not response.rollout.paused
+
+
+def begins_plainly(proposal: Proposal) -> bool:
+    """Return whether a sample of the model is asked for."""
+    return not (proposal.sampling.greedy or proposal.kept.ids or proposal.excluded or proposal.steered)

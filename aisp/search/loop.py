@@ -24,12 +24,13 @@ from aisp.errors import (
     RewardWarning,
 )
 from aisp.noise import fresh_seed, root_seed, row_seed
-from aisp.records import Rollout
+from aisp.records import Proposal, Rollout
 from aisp.search.blocks import Block, next_block
 from aisp.search.checks import check_budget, check_commits, check_needs
 from aisp.search.doubts import doubts
 from aisp.search.draws import Drawn, Draws
 from aisp.search.events import Event, ResponseScored, SearchEnded, SearchStep, TextCommitted
+from aisp.search.gain import Prospect, prospect_of
 from aisp.search.guard import Bounds, Guard
 from aisp.search.plan import Plan
 from aisp.search.request import Request
@@ -155,7 +156,9 @@ class Search:
             self._guard = Guard() if given.guarded and given.reward is not None else None
             in_flight = given.plan.in_flight if is_asynchronous(given.strategy) else given.plan.num_samples
             with (
-                Draws(given.engine, prefix, self._request, given.strategy, in_flight, self._progress) as draws,
+                Draws(
+                    given.engine, prefix, self._request, given.strategy, in_flight, self._worth, self._progress
+                ) as draws,
                 closing(self._ended(draws, in_flight)) as ended,
             ):
                 for unscored in ended:
@@ -165,7 +168,7 @@ class Search:
                         if self._stopped_by() is None:
                             yield from self._close_round(None)
                 state.forward_tokens += draws.unused_tokens
-            stopped_by = self._stopped_by() or "budget"
+            stopped_by = self._stopped_by() or "converged"
             self._hold_to_bounds(None if self._guard is None else self._guard.close())
             chosen = self._choose()
             if state.open:
@@ -211,6 +214,8 @@ class Search:
         try:
             while self._stopped_by() is None:
                 drawn = draws.next(state, self._told.state)
+                if not drawn and not waiting:  # no further response is worth it
+                    return
                 if drawn:
                     waiting.append(self._scoring.begin(drawn, self._of_use(drawn), ahead=overlaps))
                     state.unscored += len(drawn)
@@ -308,6 +313,20 @@ class Search:
             return "patience"
         return None
 
+    def _worth(self, unscored: Sequence[Proposal], room: int) -> int:
+        """Return how many of so many further responses are expected to gain what they cost."""
+        price = self._with.stops.response_price
+        if not price or (prospect := self._prospect(unscored)) is None:
+            return room
+        return prospect.worth(price, len(unscored), room, together=not is_asynchronous(self._with.strategy))
+
+    def _prospect(self, unscored: Sequence[Proposal] = ()) -> Prospect | None:
+        """Return what a further response of the block may bring; None where nothing is known of it."""
+        if self._with.reward is None:
+            return None
+        responses = [r for r in self._state.own_responses if self._blocks or not r.rollout.paused]
+        return prospect_of(responses, unscored)
+
     def _choose(self) -> Response | None:
         """Return the block's response: the best, unless the strategy has a rule of its own."""
         state, choose = self._state, getattr(self._with.strategy, "choose", None)
@@ -353,6 +372,7 @@ class Search:
             budget=given.plan.budget,
             reward=None if given.reward is None else given.reward.name,
             guarded=given.guarded and given.reward is not None,
+            expected_gain=None if (prospect := self._prospect()) is None else prospect.gain(),
             warnings=self._warnings(best),
         )
 

@@ -17,17 +17,25 @@ class Stops:
     Args:
         target_reward: As soon as the best reward is at least this. Of a block, where blocks are committed.
         patience: After this many rounds in a row without a better response; of a block, where blocks are committed.
+        response_price: As soon as no further response is expected to gain this (`aisp.search.gain`); of a block, where
+            blocks are committed. None and 0 spend the budget.
         on_timeout: At the deadline, return the best so far, or raise.
     """
 
     target_reward: float | None = None
     patience: int | None = None
+    response_price: float | None = None
     on_timeout: Literal["best", "raise"] = "best"
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
             raise ConfigurationError(
                 f"patience is {self.patience}; expected an integer >= 1, or None to spend the budget"
+            )
+        if self.response_price is not None and not self.response_price >= 0:
+            raise ConfigurationError(
+                f"response_price is {self.response_price}; expected a number >= 0, in standard deviations of the "
+                "reward over plain samples (0 spends the budget)"
             )
 
 

@@ -19,8 +19,9 @@ from aisp.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patience", "complete"]
-"""Why a search ended. "complete": of one that commits blocks, that its last one ended the response."""
+StoppedBy = Literal["budget", "deadline", "cancelled", "target_reward", "patience", "converged", "complete"]
+"""Why a search ended. "converged": no further response was expected to gain what it costs. "complete": of one that
+commits blocks, that its last one ended the response."""
 
 _SHOWN = 60  # characters of a text in a repr
 
@@ -189,7 +190,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Alignment:
-    """The best response (or the one that a selection rule drew), what it was chosen from, and what that cost."""
+    """The best response (or the one that a selection rule drew), what it was chosen from, and what that cost.
+
+    `expected_gain` is that of one more response, in standard deviations of the reward over plain samples (of the last
+    block, where blocks are committed); None where too little is known to tell.
+    """
 
     best: Response
     rounds: tuple[Round, ...]
@@ -200,6 +205,7 @@ class Alignment:
     budget: int
     reward: str | None
     guarded: bool = False
+    expected_gain: float | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -241,6 +247,7 @@ class Alignment:
             "seed": self.seed,
             "budget": self.budget,
             "stopped_by": self.stopped_by,
+            "expected_gain": _number(self.expected_gain),
             "reward": None if self.reward is None else _number(self.best.reward),
             "parts": {name: _number(part) for name, part in self.best.score.parts.items()},
             "guard": self._guard_summary(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import typer
@@ -100,6 +100,7 @@ class Drawn(BaseModel):
     share: float | None = None
     choice: Literal["best", "raise"] = "best"
     either: float | Literal["auto"] | None = None
+    bounded: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     words: list[str] | None = None
     strategy_options: dict[str, float] | None = Field(default=None)
 
@@ -112,12 +113,14 @@ def test_an_option_takes_what_its_field_takes():
         "share": float | None,
         "choice": str | None,
         "either": str | None,
+        "bounded": str | None,
         "words": list[str] | None,
         "strategy_options": list[str] | None,
     }
     flags = {name: one.__metadata__[0] for name, one in found.items()}
     assert flags["choice"].metavar == "best|raise"
     assert flags["either"].metavar == "FLOAT|auto"
+    assert flags["bounded"].metavar == "INT|auto"
     assert flags["strategy_options"].default == "--option"
     assert isinstance(flags["words"], typer.models.OptionInfo)
 
@@ -134,10 +137,22 @@ def test_options_of_a_strategy_are_pairs():
 def test_a_value_that_a_setting_does_not_take_is_said_in_words():
     with pytest.raises(ConfigurationError, match=r"budget is 0: input should be greater than or equal to 1"):
         read_settings({"budget": 0})
+    with pytest.raises(ConfigurationError, match=r"^budget is 'many': .* integer, or input should be 'auto'$"):
+        read_settings({"budget": "many"})
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("kl-budget", 3.5), ("on-timeout", "raise"), ("temperature", 0), ("seed", 0), ("top-p", 0.5)]
+    ("option", "value"),
+    [
+        ("kl-budget", 3.5),
+        ("on-timeout", "raise"),
+        ("temperature", 0),
+        ("seed", 0),
+        ("top-p", 0.5),
+        ("budget", 8),
+        ("budget", "auto"),
+        ("response-price", 0),
+    ],
 )
 def test_what_is_given_is_what_is_set(option, value, invoke, monkeypatch):
     seen = {}

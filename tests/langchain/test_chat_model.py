@@ -44,6 +44,14 @@ def test_invoke_returns_the_best_response(chat):
     assert isinstance(message.response_metadata["model_name"], str)
 
 
+def test_an_automatic_budget_ends_where_nothing_is_left_to_gain(chat):
+    llm = chat(rewards=likes("cedar"), budget="auto", guard=None)
+    summary = llm.invoke("Name a tree.").response_metadata["aisp"]
+    assert (summary["stopped_by"], summary["expected_gain"]) == ("converged", 0.0)
+    assert 16 <= summary["cost"]["responses"] < summary["budget"] == 64
+    assert llm.invoke("Name a tree.", budget=64).response_metadata["aisp"]["stopped_by"] == "budget"
+
+
 def test_usage_counts_the_answer_and_details_the_rest(chat, engine):
     message = chat(rewards=likes("cedar"), budget=8).invoke("Name a tree.")
     usage = message.usage_metadata

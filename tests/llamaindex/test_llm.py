@@ -79,6 +79,10 @@ class TestAnswers:
         assert response.raw["aisp"]["parts"] == {"is_cedar": 1.0}
         assert response.raw["finish_reason"] == "stop"
 
+    def test_an_automatic_budget_ends_where_nothing_is_left_to_gain(self, llm):
+        raw = llm(rewards=is_cedar, budget="auto").chat(ASKED).raw["aisp"]
+        assert (raw["stopped_by"], raw["reward"]) == ("converged", 1.0)
+
     async def test_all_eight_ways_say_the_same(self, llm):
         model = llm(rewards=is_cedar, budget=64)
         completed, streamed = model.complete("Name a tree."), list(model.stream_complete("Name a tree."))
