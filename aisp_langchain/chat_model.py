@@ -61,7 +61,7 @@ class AISPChatModel(SearchFields, BaseChatModel):
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
         device: None takes CUDA, else MPS, else the CPU.
         template_kwargs: Variables of the chat template, as `{"enable_thinking": False}`.
-        explore_calls: Where tools are bound and the model may choose, let every second response of the first round be a
+        explore_calls: Where tools are bound and the model may choose, let every second of the first responses be a
             call, so that the rewards choose between calling and answering even if the model hardly thinks of calling.
             With a budget of 1 there is nothing to choose from, and this does nothing.
         trace_rewards: Show the runs of rewards to the callbacks, as children of the call's. Tokens of a judge that is a

@@ -64,7 +64,7 @@ class AISPLLM(StructuredPrediction, SearchFields, FunctionCallingLLM):
         dtype: Of the weights; None takes bfloat16 where the device is fast at it, else float32.
         device: None takes CUDA, else MPS, else the CPU.
         template_kwargs: Variables of the chat template, as `{"enable_thinking": False}`.
-        explore_calls: Where tools are given and the model may choose, let every second response of the first round be a
+        explore_calls: Where tools are given and the model may choose, let every second of the first responses be a
             call, so that the rewards choose between calling and answering.
 
     Raises:

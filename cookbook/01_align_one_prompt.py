@@ -17,12 +17,12 @@ print()
 print("reward", round(alignment.best.reward, 3), {k: round(v, 3) for k, v in alignment.best.score.parts.items()})
 print("stopped by", alignment.stopped_by, "after", alignment.cost.responses, "responses")
 
-# Every response of every round is there, with its score: what else could have been said?
+# Every response is there, with its score and when it was scored: what else could have been said?
 ranked = sorted(alignment.responses, key=lambda response: response.reward, reverse=True)
 for response in ranked[:3]:
-    print(f"{response.reward:6.3f}  round {response.round_index}  {response.text[:60]!r}")
+    print(f"{response.reward:6.3f}  after {response.seconds:4.1f} s  {response.text[:60]!r}")
 
-# How the search went, round by round: plain samples first, then restarts from the best of them.
+# How the search went, in portions of what is in the making at once: plain samples first, then restarts from the best.
 for round_ in alignment.rounds:
     ess = "  - " if round_.ess is None else f"{round_.ess:4.1f}"
     print(f"{len(round_.responses):2d} responses, effective sample size {ess}, mean reward {round_.mean_reward:.3f}")

@@ -17,8 +17,8 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
    expected: rewards count as a Gaussian process on the tree of answers, in which two answers have in common what they
    moved by until they parted. What was tried behind a prefix is not tried again: the first new
    token is none of those that earlier answers have there. What is kept costs no forward pass. The more rewards tie for
-   best the less they tell, and the more of a round is plain samples, without those that are there already and rather
-   where little was tried: all of it where all are tied.
+   best the less they tell, and the more answers are plain samples, without those that are there already and rather
+   where little was tried: all of them where all are tied. So it is too where few tokens decide and most were tried.
 
 2. Behind any other prefix, what is known is which tokens go with reward. Let b = sum_t W[y_t] be the bag of an answer,
    W[y] being token y's row of the LM head, and fit r = a + s . b by ridge regression to all answers so far. For such
@@ -30,7 +30,11 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
    vector, u = s/lambda. Its strength is set in nats: 16 an answer for a reward that is all linear, and no more than the
    parents' entropy (what the model has by heart only stutters when it is pushed), times the share of the reward's
    variance that the fit predicts out of sample; a reward that isn't linear in tokens is left to 1. What the tilt really
-   costs is measured in each round, as KL to the base model, and the next round's is corrected by it.
+   costs is measured along each answer, as KL to the base model, and corrects those that come after it.
+
+There are no rounds. Sixteen answers are in the making at once; each that ends is scored, and the next one starts.
+And there is a guard: an answer that repeats itself more than the model's plain samples do, or that holds a passage
+which is more surprising than any of theirs, is neither returned nor gone on from.
 
 Both are indifferent to the reward's scale and shift, and every response's probability under the proposal is known, so
 that the search also yields an estimate of q* (`aisp.tilted_estimate`).
@@ -54,7 +58,7 @@ searches = {
 for name, alignment in searches.items():
     means = ", ".join(f"{round_.mean_reward:.2f}" for round_ in alignment.rounds)
     cost = alignment.cost.forward_tokens
-    print(f"{name:17s} best {alignment.best.reward:.3f}, mean reward of the rounds {means}; {cost} forward tokens")
+    print(f"{name:17s} best {alignment.best.reward:.3f}, mean reward, eight at a time {means}; {cost} forward tokens")
 
 found = searches["restart and tilt"]
 print(f"\n{found.text}\n")

@@ -51,7 +51,7 @@ class Form:
         choice: "auto", "none", "any", or the name of the tool that must be called.
         parallel: Whether there may be several calls.
         response: What an answer that calls no tool is held to; None for any text.
-        explore: Whether half of the first round are calls where the model is free to make none, so that rewards choose
+        explore: Whether half of the first responses are calls where the model is free to make none, so that rewards choose
             between calling and answering even where the model hardly thinks of calling.
     """
 
@@ -100,7 +100,7 @@ class Form:
         return free_grammar(tools, style, parallel=self.parallel, answer=self.response.source)
 
     def explored(self, loaded: Any) -> str | None:
-        """Return what half of the first round is held to: a call, where there is one to explore."""
+        """Return what half of the first responses are held to: a call, where there is one to explore."""
         if not self.explore or self.choice != "auto" or not self.tools:
             return None
         return forced_grammar(self.tools, traits_of(loaded).style, parallel=self.parallel)

@@ -2,7 +2,7 @@
 
 The probability of every token is known once it is drawn. So is, at no cost, the probability of all tokens that were
 not tried behind a prefix: 1 less the sum over those that were. A restart leaves the tree of earlier responses at
-exactly one place, so its probability in a round is a short sum over the parents j that begin with y_<c:
+exactly one place, so its probability is a short sum over the parents j that begin with y_<c:
 
     q(y) = q(y_>=c | y_c not tried) . ((1 - a) sum_j P(j, c) + a P(c))
 
@@ -38,7 +38,7 @@ class Start:
     Args:
         kept: Tokens that it keeps.
         excluded: Tokens that may not come next, having been tried there.
-        log_probability: Log-probability, in nats, that a response of the round starts like this.
+        log_probability: Log-probability, in nats, that a response starts like this.
     """
 
     kept: Tokens = NO_TOKENS
@@ -48,15 +48,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """How the responses of a round begin.
+    """How the next responses begin.
 
     Args:
-        explored: The tree of all responses before the round.
+        explored: The tree of all responses that are known.
         parents: Responses that can be restarted from.
         weights: W_j of the parents, shape (parents,), summing to 1.
         cuts: P(j, c), of shape (length,) for each parent, all together summing to 1.
         exits: P(c) of fresh responses, shape (prefixes,), summing to 1.
-        fresh_share: Share of the round that starts fresh, in [0, 1].
+        fresh_share: Share of them that starts fresh, in [0, 1].
     """
 
     explored: Explored
@@ -91,7 +91,7 @@ class Restarts:
         ]
 
     def log_exit_probability(self, prefix: Sequence[int]) -> float:
-        """Return the log-probability that a response of the round leaves the tree behind a prefix of it.
+        """Return the log-probability that a response leaves the tree behind a prefix of it.
 
         -inf for a prefix that no start keeps, or that is not in the tree.
         """
@@ -111,10 +111,10 @@ def restarts_from(
     usable: Sequence[tuple[Tokens, float]],
     reward_temperature: Callable[[FloatArray], float | None],
 ) -> tuple[Restarts | None, float | None]:
-    """Return what a round restarts from, and lambda; None and None where nothing is left to try.
+    """Return what responses restart from, and lambda; None and None where nothing is left to try.
 
     Args:
-        explored: The tree of all responses before the round.
+        explored: The tree of all responses that are known.
         usable: Those of them that have a reward, with it.
         reward_temperature: Returns lambda for the parents' rewards, shape (parents,); None where they are tied.
     """

@@ -1,7 +1,7 @@
 """Adaptive importance sampling conditioned on the prefix: restart from good responses, tilted towards the reward.
 
 The target is q*(y) proportional to p(y) exp(r(y)/lambda). The paper's proposal is open-loop: a mean found behind one
-prefix is applied behind another. Here a round is drawn from both kinds of evidence:
+prefix is applied behind another. Here responses are drawn from both kinds of evidence:
 
     parent  y_j, one of all responses so far, with weight w_j proportional to exp(r_j/lambda) (ESS = `parents`)
     cut     c, drawn together with it, in proportion to that weight, to the entropy of the parent's token at c, and to
@@ -12,9 +12,9 @@ prefix is applied behind another. Here a round is drawn from both kinds of evide
 The first parents are plain samples, drawn as best-of-n draws them: hotter than restarts, so that they differ.
 
 Parents carry what is known of a prefix (population Monte Carlo on the response tree). Rewards that tie for best can't
-tell parents apart, so a share of the round then starts fresh: like plain samples, but never one that was drawn before,
-and preferably where little was tried. If all rewards tie, the whole round starts fresh. Until something is found the
-search is best-of-n without replacement.
+tell parents apart, so a share then starts fresh: like plain samples, but never one that was drawn before, and
+preferably where little was tried. If all rewards tie, everything starts fresh. Until something is found the search is
+best-of-n without replacement. So it is where few tokens decide, and most of what the model would say was drawn.
 
 The tilt carries what is known of tokens, whatever their prefix. Its strength is `tilt_nats` of KL a response, at most
 the parents' entropy (a model that is led away from what it knows by heart stutters), times the share of the reward's
