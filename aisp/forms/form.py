@@ -51,8 +51,8 @@ class Form:
         choice: "auto", "none", "any", or the name of the tool that must be called.
         parallel: Whether there may be several calls.
         response: What an answer that calls no tool is held to; None for any text.
-        explore: Whether half of the first responses are calls where the model is free to make none, so that rewards choose
-            between calling and answering even where the model hardly thinks of calling.
+        explore: Whether half of the first responses are calls where the model is free to make none, so that rewards
+            choose between calling and answering even where the model hardly thinks of calling.
     """
 
     tools: tuple[Tool, ...] = ()
