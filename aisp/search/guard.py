@@ -2,8 +2,11 @@
 
 A reward says what is better, not what is text. The further a search gets, the more it finds where the reward can be
 fooled: a loop of praise, or a salad of it. The model's plain samples, which every search begins with, show what it
-writes by itself to this prompt. A response that repeats itself more than they do, or that holds a passage which the
-model finds more surprising than any of theirs, counts as vetoed.
+writes by itself to this prompt. A response that repeats itself more than they do, or that holds a passage which is less
+or more surprising to the model than any of theirs, counts as vetoed.
+
+Repetition is what tells most: of the responses of unguarded searches that were outside of the bounds, 85 % repeated
+themselves (16 searches of 64 tokens). Surprisal alone misses loops whose tokens keep some of it.
 
 Nothing has to be set. Where the prompt asks for a refrain or a table, plain samples repeat themselves, and it is
 allowed. What no text shows is no matter of the guard: a reward that likes evasions gets evasions.
@@ -16,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aisp.records import FloatArray, Proposal, Rollout
+from aisp.records import FloatArray, Proposal, Rollout, Sampling
 from aisp.search.scoring import vetoed
 from aisp.search.trace import Response
 from aisp.search.typicality import SPAN, WINDOW, repetition, window_surprisals
@@ -35,15 +38,25 @@ class Bounds:
     """What plain samples allow.
 
     Args:
-        surprisal: Of any run of 12 tokens, in nats a token.
+        least: Surprisal of any run of 12 tokens, in nats a token.
+        greatest: The same, at most.
+        spread: Standard deviation of the samples' most surprising runs. A response that is drawn as they are may be
+            rarer than sixteen others by as much: it is the model's language, if not its habit.
         repetition: Share of pairs of tokens, in any run of 32, that were said before.
     """
 
-    surprisal: float
+    least: float
+    greatest: float
+    spread: float
     repetition: float
 
-    def refuse(self, rollout: Rollout) -> str | None:
-        """Return why a response is not typical of the model; None if it is, or is too short to tell."""
+    def refuse(self, rollout: Rollout, *, plainly: bool = False) -> str | None:
+        """Return why a response is not typical of the model; None if it is, or is too short to tell.
+
+        Args:
+            rollout: The response.
+            plainly: Whether its tokens were drawn as those of plain samples are.
+        """
         tokens = rollout.tokens
         if len(tokens) <= WINDOW:
             return None
@@ -53,29 +66,35 @@ class Bounds:
                 f"repeats itself: in a run of {SPAN} tokens {said_again:.0%} of the pairs were said before, in those "
                 f"of plain samples at most {self.repetition:.0%}"
             )
-        surprisal = float(window_surprisals(tokens.log_prob).max())
-        if surprisal > self.surprisal:
-            return (
-                f"not the model's language: {surprisal:.2f} nats a token in a run of {WINDOW}, in those of plain "
-                f"samples at most {self.surprisal:.2f}"
-            )
-        return None
+        surprisals = window_surprisals(tokens.log_prob)
+        least, greatest = (0.0, self.greatest + self.spread) if plainly else (self.least, self.greatest)
+        if least <= surprisals.min() and surprisals.max() <= greatest:
+            return None
+        odd, known, most = (
+            (surprisals.max(), greatest, "most") if surprisals.max() > greatest else (surprisals.min(), least, "least")
+        )
+        return (
+            f"not the model's language: {odd:.2f} nats a token in a run of {WINDOW}, in those of plain samples at "
+            f"{most} {known:.2f}"
+        )
 
 
 def bounds_of(plain: Sequence[Rollout]) -> Bounds | None:
     """Return what plain samples of a prompt allow; None where they are too few or too short to tell.
 
-    One outlier in sixteen is left out, since a model's own samples go wrong as well. Surprisal gets a standard
-    deviation on top: a good answer may be a rare one, and salad is far out.
+    One outlier in sixteen is left out on each side, since a model's own samples go wrong as well.
     """
     long_enough = [rollout.tokens for rollout in plain if len(rollout.tokens) > WINDOW]
     if len(long_enough) < FEWEST_SAMPLES:
         return None
-    surprisals = np.array([window_surprisals(tokens.log_prob).max() for tokens in long_enough])
+    windows = [window_surprisals(tokens.log_prob) for tokens in long_enough]
+    least, greatest = (np.array([pick(own) for own in windows]) for pick in (np.min, np.max))
     repetitions = np.array([repetition(tokens.ids) for tokens in long_enough])
     most = max(_LOOP, float(np.median(repetitions)))
     return Bounds(
-        surprisal=_greatest(surprisals) + float(surprisals.std(ddof=1)),
+        least=-_greatest(-least),
+        greatest=_greatest(greatest),
+        spread=float(greatest.std(ddof=1)),
         repetition=float(np.clip(_greatest(repetitions), _HARMLESS, most)),
     )
 
@@ -94,6 +113,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._plain: list[Rollout] = []
+        self._samplings: set[Sampling] = set()
         self._known = False
         self._bounds: Bounds | None = None
 
@@ -102,6 +122,7 @@ class Guard:
         if self._known:
             return None
         plain = [response.rollout for response in responses if is_plain(response)]
+        self._samplings |= {r.proposal.sampling for r in responses if r.proposal is not None and is_plain(r)}
         self._plain += plain[: PLAIN_SAMPLES - len(self._plain)]
         complete = len(self._plain) == PLAIN_SAMPLES or len(plain) < len(responses)
         return self.close() if complete else None
@@ -118,8 +139,13 @@ class Guard:
         """Return a response as the guard sees it: what it refuses counts as vetoed."""
         if self._bounds is None or not response.score.usable:
             return response
-        why = self._bounds.refuse(response.rollout)
+        why = self._bounds.refuse(response.rollout, plainly=self._is_drawn_plainly(response))
         return response if why is None else replace(response, score=vetoed(response.score, why), refused=why)
+
+    def _is_drawn_plainly(self, response: Response) -> bool:
+        """Return whether a response was drawn as plain samples are, also if it may not begin as others did."""
+        proposal = response.proposal
+        return proposal is not None and not proposal.steered and proposal.sampling in self._samplings
 
 
 def is_plain(response: Response) -> bool:

@@ -58,11 +58,28 @@ def test_a_short_phrase_said_twice_is_no_loop():
     assert bounds_of(plain()).refuse(rollout_of([1, 2, 3, 4, *range(10, 30), 1, 2, 3, 4, *range(40, 60)])) is None
 
 
-def test_salad_is_refused_and_a_rare_answer_is_not():
+def test_salad_is_refused():
     bounds = bounds_of(plain(surprisals=(1.0, 2.0)))
-    assert bounds.refuse(rollout_of(range(40), surprisal=2.4)) is None
-    salad = np.array([1.0] * 20 + [4.0] * 12 + [1.0] * 8)
-    assert bounds.refuse(rollout_of(range(40), salad)).startswith("not the model's language: 4.00 nats a token")
+    assert bounds.refuse(rollout_of(range(40), surprisal=1.9)) is None
+    salad = np.array([1.0] * 20 + [2.5] * 12 + [1.0] * 8)
+    why = bounds.refuse(rollout_of(range(40), salad))
+    assert why == "not the model's language: 2.50 nats a token in a run of 12, in those of plain samples at most 2.00"
+
+
+def test_what_the_model_knows_by_heart_is_refused_unless_it_says_it_plainly():
+    bounds = bounds_of(plain(surprisals=(1.0, 2.0)))
+    by_heart = np.array([1.5] * 20 + [0.1] * 12 + [1.5] * 8)
+    assert "in those of plain samples at least 1.00" in bounds.refuse(rollout_of(range(40), by_heart))
+    assert bounds.refuse(rollout_of(range(40), by_heart), plainly=True) is None
+
+
+def test_a_rare_answer_that_the_model_gives_by_itself_is_not_refused():
+    """One sample in a hundred is in the language that was asked for."""
+    bounds = bounds_of(plain(surprisals=(1.0, 2.0)))
+    rare = rollout_of(range(40), surprisal=2.4)
+    assert bounds.refuse(rare) is not None
+    assert bounds.refuse(rare, plainly=True) is None
+    assert bounds.refuse(rollout_of(range(40), surprisal=3.0), plainly=True) is not None
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 12])
