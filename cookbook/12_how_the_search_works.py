@@ -34,7 +34,7 @@ would like to know is the optimal feedback, E[shift | the tokens so far] under q
 
 There are no rounds. Sixteen answers are in the making at once; each that ends is scored, and the next one starts.
 And there is a guard: an answer that repeats itself more than the model's plain samples do, or that holds a passage
-which is more surprising than any of theirs, is neither returned nor gone on from.
+which is less or more surprising than any of theirs, is neither returned nor gone on from.
 
 Both are indifferent to the reward's scale and shift, and every response's probability under the proposal is known, so
 that the search also yields an estimate of q* (`aisp.tilted_estimate`).
