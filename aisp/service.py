@@ -21,6 +21,7 @@ from aisp.call import Call, make_aligner, make_request, read_messages
 from aisp.engines.base import Engine, Progress
 from aisp.errors import ConfigurationError, EngineError
 from aisp.forms import make_form
+from aisp.invalid import explain_unknown
 from aisp.models import DEFAULT_MODEL
 from aisp.models.codec import ChatCodec
 from aisp.records import Message
@@ -31,7 +32,7 @@ from aisp.search.checks import check_commits, check_needs
 from aisp.search.events import Event, SearchEnded, TextCommitted
 from aisp.search.loop import Search
 from aisp.search.trace import Alignment
-from aisp.settings import SearchSettings, explain_unknown, override
+from aisp.settings import SearchSettings, override
 from aisp.threads import iterate_in_thread
 
 SETTINGS = frozenset(SearchSettings.model_fields)

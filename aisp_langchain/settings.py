@@ -7,8 +7,8 @@ from typing import Any
 
 from aisp.call import hold_model
 from aisp.errors import ConfigurationError
+from aisp.invalid import explain_unknown
 from aisp.service import FORM_OPTIONS, SETTINGS
-from aisp.settings import explain_unknown
 from aisp_langchain.rewards import as_reward
 from aisp_langchain.tools import read_tools
 

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from aisp.bench.rivals import MISVO, Blockwise, Pessimism, QAlign, SoftBestOfN
 from aisp.errors import ConfigurationError
+from aisp.invalid import explain_unknown
 from aisp.records import GREEDY, Sampling
 from aisp.search.blocks import next_block
 from aisp.search.plan import Plan
-from aisp.settings import SearchSettings, explain_unknown, override, parse_strategy, read_settings
+from aisp.settings import SearchSettings, override, parse_strategy, read_settings
 from aisp.strategies import AISP, BestOfN, SearchContext, TiltedRestart
 
 
@@ -311,3 +312,11 @@ def test_the_kl_budget_halves_into_the_tilt_and_a_block_has_its_share():
     assert tilt(10.0) == 10.0
     assert tilt(10.0, block_share=0.25) == 2.5
     assert tilt(10.0, block_share=0.25, kl_budget=4.0) == 0.5
+
+
+@pytest.mark.parametrize("name", ["temperature", "budget", "num_samples", "timeout", "seed", "kl_budget"])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_is_no_number(name, value):
+    """`temperature=True` drew at 1, and `seed=False` was the seed 0."""
+    with pytest.raises(ConfigurationError, match=f"{name} is {value}; expected a number"):
+        read_settings({name: value})

@@ -134,6 +134,8 @@ def align(
         return
     if out is not None:
         raise ConfigurationError("--out is for --prompts; for one prompt, give --json")
+    if not str(prompt).strip():
+        raise ConfigurationError("the prompt is empty; give the user's text, or a file of prompts with --prompts")
     check_text(prompt)
     check_picture(plot)
     alignment = _answer(str(prompt), asked, Console(quiet=as_json))

@@ -186,3 +186,10 @@ def test_a_warning_is_a_line(invoke):
     assert result.exit_code == 0, result.output
     assert result.output.count("warning: top_p and top_k have no effect") == 1
     assert "settings.py" not in result.output
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused_and_not_answered(invoke, nothing_is_loaded, prompt):
+    result = invoke("align", prompt)
+    assert result.exit_code == 2
+    assert "the prompt is empty" in result.output
