@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -265,3 +266,17 @@ def test_a_model_whose_engine_lacks_what_the_strategy_needs_is_refused_when_it_i
     with pytest.raises(ValidationError, match="tilted_restart needs bag, shift, which FakeEngine does not offer"):
         model(engine=engine, rewards=LENGTH)
     assert model(engine=engine, rewards=LENGTH, strategy="best_of_n").engine is engine
+
+
+def test_a_search_without_rounds_finds_the_same_whatever_shares_the_batch(tiny):
+    """It reacts to each response as it ends: by the clock's order equal seeds would give unequal answers."""
+
+    def found(question):
+        run = service_of(tiny, budget=24, num_samples=8, max_tokens=16).run(question)
+        return [(response.rollout.tokens.ids, response.known) for response in run.alignment.responses]
+
+    alone = found("q")
+    assert len({known for _, known in alone}) > 3, "it goes without rounds"
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(found, ["q", "another", "q", "a third"]))
+    assert together[0] == together[2] == alone
