@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aisp.records import FloatArray, Proposal, Rollout, Sampling
+from aisp.records import Proposal, Rollout, Sampling
 from aisp.search.scoring import vetoed
 from aisp.search.trace import Response
-from aisp.search.typicality import SPAN, WINDOW, repetition, window_surprisals
+from aisp.search.typicality import SPAN, WINDOW, greatest_typical, repetition, window_surprisals
 
 PLAIN_SAMPLES = 16
 """Plain samples that bound the rest."""
@@ -92,16 +92,11 @@ def bounds_of(plain: Sequence[Rollout]) -> Bounds | None:
     repetitions = np.array([repetition(tokens.ids) for tokens in long_enough])
     most = max(_LOOP, float(np.median(repetitions)))
     return Bounds(
-        least=-_greatest(-least),
-        greatest=_greatest(greatest),
+        least=-greatest_typical(-least),
+        greatest=greatest_typical(greatest),
         spread=float(greatest.std(ddof=1)),
-        repetition=float(np.clip(_greatest(repetitions), _HARMLESS, most)),
+        repetition=float(np.clip(greatest_typical(repetitions), _HARMLESS, most)),
     )
-
-
-def _greatest(values: FloatArray) -> float:
-    """Return the greatest value but for one outlier in sixteen."""
-    return float(np.sort(values)[-1 - len(values) // PLAIN_SAMPLES])
 
 
 class Guard:
@@ -121,9 +116,9 @@ class Guard:
         """Take in responses, and return the bounds if they are known now and were not before."""
         if self._known:
             return None
-        plain = [response.rollout for response in responses if is_plain(response)]
-        self._samplings |= {r.proposal.sampling for r in responses if r.proposal is not None and is_plain(r)}
-        self._plain += plain[: PLAIN_SAMPLES - len(self._plain)]
+        plain = [response for response in responses if is_plain(response)]
+        self._samplings |= {r.proposal.sampling for r in plain if r.proposal is not None}
+        self._plain += [response.rollout for response in plain[: PLAIN_SAMPLES - len(self._plain)]]
         complete = len(self._plain) == PLAIN_SAMPLES or len(plain) < len(responses)
         return self.close() if complete else None
 

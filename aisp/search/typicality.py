@@ -22,6 +22,20 @@ PHRASE = 6
 """Tokens of a phrase that counts as said again however long ago it was."""
 
 
+OUTLIERS = 16
+"""One in so many plain samples is left out of their range, since a model's own samples go wrong as well."""
+
+
+def greatest_typical(values: FloatArray) -> float:
+    """Return the greatest of values but for one outlier in sixteen; NaN of none.
+
+    Args:
+        values: Shape (samples,); NaN where a sample has none.
+    """
+    known = np.sort(values[~np.isnan(values)])
+    return float(known[-1 - len(known) // OUTLIERS]) if known.size else float("nan")
+
+
 def window_surprisals(log_prob: FloatArray, width: int = WINDOW) -> FloatArray:
     """Return the mean surprisal of each run of tokens, in nats a token.
 

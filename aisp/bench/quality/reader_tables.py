@@ -110,7 +110,7 @@ def equal_seconds(report: Report) -> Iterator[str]:
         return
     yield (
         "**At equal seconds.** Rewards after so many times the seconds of the baseline's best of 16. Best-of-n's "
-        "time is its share of its pool's; a search's responses count when their round has ended. These are seconds "
+        "time is its share of its pool's; a search's responses count once they are scored. These are seconds "
         "of one request alone only with `--concurrency 1`. Prompts without an answer by then are left out; `all` "
         "means that the pool has no more samples, though there was time.\n"
     )

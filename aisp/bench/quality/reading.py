@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aisp.records import FloatArray, Tokens
-from aisp.search.typicality import repetition, window_surprisals
+from aisp.search.typicality import greatest_typical, repetition, window_surprisals
 
 MEASURED = ("least_window", "greatest_window", "repetition", "longest_run", "in_loops", "distinct_2")
 """What `reading` measures of an answer."""
 OUTSIDE = ("loop", "salad", "repeats")
 """What `PlainRange.outside` says of an answer."""
-_OUTLIERS = 16  # one in so many plain samples is left out on either side
 _TIMES = 3  # as often in a row is a loop; twice is emphasis
 
 
@@ -96,9 +95,9 @@ class PlainRange:
             readings: By name, shape (samples,), NaN where a sample has no tokens.
         """
         return cls(
-            least_window=-_greatest(-readings["least_window"]),
-            greatest_window=_greatest(readings["greatest_window"]),
-            repetition=_greatest(readings["repetition"]),
+            least_window=-greatest_typical(-readings["least_window"]),
+            greatest_window=greatest_typical(readings["greatest_window"]),
+            repetition=greatest_typical(readings["repetition"]),
         )
 
     def outside(self, answer: Mapping[str, float]) -> dict[str, float]:
@@ -130,9 +129,3 @@ def held_out_shares(readings: Mapping[str, FloatArray]) -> dict[str, FloatArray]
         others = PlainRange.of({name: np.delete(values, i) for name, values in readings.items()})
         judged.append(others.outside({name: float(values[i]) for name, values in readings.items()}))
     return {name: np.array([one[name] for one in judged]) for name in OUTSIDE}
-
-
-def _greatest(values: FloatArray) -> float:
-    """Return the greatest of values, one outlier in sixteen left out; NaN of none."""
-    known = np.sort(values[~np.isnan(values)])
-    return float(known[-1 - len(known) // _OUTLIERS]) if known.size else float("nan")
